@@ -5,8 +5,8 @@
 //!         [instance/]compressed-blobs/compressor/[function/]hash/size
 //! write   [instance/]uploads/upload id/(one of the above)[/anything, ignored]
 //! ```
-//! Strict on purpose: one blob of one instance has one name, so `parse(print(x)) == x`, and `print(parse(s)) == s` for every read name and every
-//! write name without ignored text. The first reserved word ends the instance name; that is why instance names must not contain one.
+//! Strict on purpose: one blob of one instance has one name, so `parse(print(x)) == x`, and `print(parse(s)) == s` for
+//! every read name and every write name without ignored text. The first reserved word ends the instance name; that is why instance names must not contain one.
 //! Called at the edge, before anything else looks at a request.
 
 use std::fmt;
@@ -210,6 +210,8 @@ fn parse_blob(
         None => (rule(), Some(function_or_hash)),
     };
     let (Some(hash), Some(size)) = (hash, segments.next()) else { return Ok(None) };
+    // The hash first: of a name that is all wrong, the first wrong segment is reported.
+    let rule = FunctionRule::Named(rule.function(hash.len())?);
     Ok(Some((rule.digest(hash, parse_size(size)?)?, compressor)))
 }
 

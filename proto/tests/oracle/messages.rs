@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Tags that are tried one by one. The highest declared one is 12; additions are numbered onwards from there.
-const TAG_MAX: u32 = 300;
+const TAG_MAX: u32 = 100;
 /// Random messages a type.
 const MESSAGE_COUNT: usize = 200;
 /// Each field has to have been in at least this many of them.

@@ -1,6 +1,6 @@
 //! What can be wrong with names and digests that a client sent.
 //!
-//! Every variant is the client's fault and permanent: the edge answers INVALID_ARGUMENT (HTTP 400) with the text.
+//! Every variant is the client's fault and permanent: the edge answers `INVALID_ARGUMENT` (HTTP 400) with the text.
 
 use cask_index::{DigestError, DigestFunction};
 

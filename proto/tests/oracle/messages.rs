@@ -1,4 +1,5 @@
-//! Messages and enums: every declared field travels from ours to theirs and back, and neither side knows a field that the other does not.
+//! Messages and enums: every declared field travels from ours to theirs and back, and neither side knows a field that
+//! the other does not.
 
 use std::collections::BTreeSet;
 
@@ -56,8 +57,8 @@ fn random_messages_travel_both_ways_unchanged() {
     }
 }
 
-/// A field of `tag` in each wire type, with values that tell the types of one wire type apart; true where both sides print alike what they
-/// made of it.
+/// A field of `tag` in each wire type, with values that tell the types of one wire type apart; true where both sides
+/// print alike what they made of it.
 fn probes(tag: u32) -> Vec<(bool, Vec<u8>)> {
     fn varint(mut value: u64, out: &mut Vec<u8>) {
         while value >= 0x80 {
@@ -90,8 +91,8 @@ fn probes(tag: u32) -> Vec<(bool, Vec<u8>)> {
     probes
 }
 
-/// The random messages hold only what we declare. Here every tag is tried, so a field that is missing from our declarations shows, and so do
-/// types that share a wire type (values overflow differently) and names (as printed).
+/// The random messages hold only what we declare. Here every tag is tried, so a field that is missing from our
+/// declarations shows, and so do types that share a wire type (values overflow differently) and names (as printed).
 #[test]
 fn every_tag_means_the_same_to_both() {
     for MessagePair { full_name, ours, theirs } in all().0 {

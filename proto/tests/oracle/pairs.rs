@@ -32,8 +32,8 @@ pub(crate) struct EnumPair {
 
 fn see<M: Message + Default + Debug>(bytes: &[u8]) -> Option<Seen> {
     let message = M::decode(bytes).ok()?;
-    // Ours holds `Bytes` and unwrapped wrappers where theirs holds `Vec<u8>` and messages: the empty ones are spelled alike here, others
-    // are compared by `bytes`. Sorted words, because the order of declarations is free.
+    // Ours holds `Bytes` and unwrapped wrappers where theirs holds `Vec<u8>` and messages: the empty ones are spelled
+    // alike here, others are compared by `bytes`. Sorted words, because the order of declarations is free.
     let text = format!("{message:?}").replace("b\"\"", "[]").replace("UInt32Value { value: 0 }", "0");
     let mut words: Vec<String> = text.split([',', '{', '}', '(', ')', ' ']).map(str::to_owned).collect();
     words.sort();
@@ -118,7 +118,8 @@ pub(crate) fn pool() -> DescriptorPool {
     DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set of the build script")
 }
 
-/// Every message we declare: not the well-known types, which come from a crate, and not the entries of maps, which are no types in Rust.
+/// Every message we declare: not the well-known types, which come from a crate, and not the entries of maps, which are
+/// no types in Rust.
 pub(crate) fn declared_messages(pool: &DescriptorPool) -> Vec<MessageDescriptor> {
     let is_ours = |message: &MessageDescriptor| message.package_name() != "google.protobuf" && !message.is_map_entry();
     pool.all_messages().filter(is_ours).collect()

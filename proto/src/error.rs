@@ -59,12 +59,14 @@ pub enum WireError {
     UploadIdMalformed(String),
     /// Not the name of a blob to read.
     #[error(
-        "`{0}` is not of the form [instance/]blobs/[function/]hash/size or [instance/]compressed-blobs/compressor/[function/]hash/size"
+        "`{0}` is not of the form [instance/]blobs/[function/]hash/size \
+         or [instance/]compressed-blobs/compressor/[function/]hash/size"
     )]
     NotAReadName(String),
     /// Not the name of an upload.
     #[error(
-        "`{0}` is not of the form [instance/]uploads/uuid/blobs/[function/]hash/size or [instance/]uploads/uuid/compressed-blobs/compressor/[function/]hash/size"
+        "`{0}` is not of the form [instance/]uploads/uuid/blobs/[function/]hash/size \
+         or [instance/]uploads/uuid/compressed-blobs/compressor/[function/]hash/size"
     )]
     NotAWriteName(String),
 }

@@ -38,13 +38,13 @@ pub(crate) enum WriteFault {
 #[derive(Clone, Debug)]
 pub(crate) enum ReadFault {
     /// Sends this many bytes and breaks off.
-    SendThenFail(usize, Code),
+    BreakAfter(usize, Code),
     /// Sends this many bytes and ends as if that were all.
-    SendThenEnd(usize),
+    EndAfter(usize),
     /// Sends other bytes of the right length.
-    SendOthers,
+    OtherBytes,
     /// Sends all and one byte more.
-    SendMore,
+    OneByteMore,
 }
 
 /// How `QueryWriteStatus` answers.
@@ -117,10 +117,10 @@ impl ByteStream for Fake {
         let rest = blob.slice(request.read_offset as usize..);
         let (data, end) = match state.read_faults.pop_front() {
             None => (rest, None),
-            Some(ReadFault::SendThenFail(count, code)) => (rest.slice(..count), Some(broken(code))),
-            Some(ReadFault::SendThenEnd(count)) => (rest.slice(..count), None),
-            Some(ReadFault::SendOthers) => (rest.iter().map(|byte| !byte).collect::<Vec<u8>>().into(), None),
-            Some(ReadFault::SendMore) => ([&rest[..], b"!"].concat().into(), None),
+            Some(ReadFault::BreakAfter(count, code)) => (rest.slice(..count), Some(broken(code))),
+            Some(ReadFault::EndAfter(count)) => (rest.slice(..count), None),
+            Some(ReadFault::OtherBytes) => (rest.iter().map(|byte| !byte).collect::<Vec<u8>>().into(), None),
+            Some(ReadFault::OneByteMore) => ([&rest[..], b"!"].concat().into(), None),
         };
         // An empty message first: those are legal and mean nothing.
         let pieces = std::iter::once(&b""[..]).chain(data.chunks(64 * 1024));

@@ -122,24 +122,24 @@ async fn a_source_that_shrank_or_vanished_is_reported_as_such() {
 
 #[tokio::test]
 async fn downloads_resume_where_they_broke_off() {
-    use ReadFault::SendThenFail;
+    use ReadFault::BreakAfter;
     let away = Code::Unavailable;
     for (faults, expected) in [
         (vec![], "read 0"),
-        (vec![SendThenFail(300_000, away)], "read 0, read 300000"),
-        (vec![SendThenFail(0, away), SendThenFail(0, Code::Internal)], "read 0, read 0, read 0"),
+        (vec![BreakAfter(300_000, away)], "read 0, read 300000"),
+        (vec![BreakAfter(0, away), BreakAfter(0, Code::Internal)], "read 0, read 0, read 0"),
         (
             vec![
-                SendThenFail(0, away),
-                SendThenFail(0, away),
-                SendThenFail(10, away),
-                SendThenFail(0, away),
-                SendThenFail(90, away),
+                BreakAfter(0, away),
+                BreakAfter(0, away),
+                BreakAfter(10, away),
+                BreakAfter(0, away),
+                BreakAfter(90, away),
             ],
             "read 0, read 0, read 0, read 10, read 10, read 100",
         ),
         // Broken off behind the last byte: there is nothing left to ask for.
-        (vec![SendThenFail(BLOB_BYTES, away)], "read 0"),
+        (vec![BreakAfter(BLOB_BYTES, away)], "read 0"),
     ] {
         let (fake, blob) = (Fake::default(), bytes_of(BLOB_BYTES, 4));
         let digest = digest_of(&blob);
@@ -155,7 +155,7 @@ async fn downloads_resume_where_they_broke_off() {
 #[tokio::test]
 async fn wrong_bytes_are_never_a_success() {
     for fault in
-        [ReadFault::SendThenEnd(BLOB_BYTES - 1), ReadFault::SendThenEnd(0), ReadFault::SendOthers, ReadFault::SendMore]
+        [ReadFault::EndAfter(BLOB_BYTES - 1), ReadFault::EndAfter(0), ReadFault::OtherBytes, ReadFault::OneByteMore]
     {
         let (fake, blob) = (Fake::default(), bytes_of(BLOB_BYTES, 5));
         let digest = digest_of(&blob);

@@ -1,0 +1,1 @@
+//! The tonic services, a file each.

@@ -3,7 +3,9 @@
 
 mod access;
 mod cache;
+mod config;
 mod service;
 mod status;
+mod transport;
 
 fn main() {}

@@ -27,10 +27,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         .file_descriptor_set();
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
+    let mut config = tonic_prost_build::Config::new();
+    // Every message knows its full name, so that it can be packed into an `Any` with the URL that clients look for.
+    config.enable_type_names().type_name_domain(["."], "type.googleapis.com");
     tonic_prost_build::configure()
         // `Bytes` everywhere: under tonic a payload is decoded as a slice of the receive buffer, not copied.
         .bytes(".")
+        // Sorted maps: the same message always encodes to the same bytes.
+        .btree_map(".")
         .include_file("packages.rs")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -4,6 +4,15 @@
 //! generated types in `tests/oracle.rs`. Each package is re-exported here under a short name. Used by the server and the executor;
 //! knows nothing of sockets, storage or policy.
 
+mod compressor;
+pub mod digest;
+mod error;
+mod resource_name;
+
+pub use compressor::Compressor;
+pub use error::WireError;
+pub use resource_name::{InstanceName, ReadName, UploadId, WriteName};
+
 /// Serialized `google.protobuf.FileDescriptorSet` of every package below and its imports, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

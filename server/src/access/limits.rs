@@ -3,7 +3,10 @@
 //! A request that meets a full budget waits `budget_wait_max` (the transport's backpressure holds the client meanwhile) and is
 //! then refused with an error a client retries later. Nothing here knows gRPC; `status` gives the refusals their codes.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 /// The edge's bounds. `Default` is what a server of a few hundred developers runs with.
 #[derive(Clone, Debug)]
@@ -60,5 +63,115 @@ impl Default for Limits {
             tree_page_directories_max: 1000,
             concurrent_trees_max: 16,
         }
+    }
+}
+
+/// A place in a budget; dropping it gives the place back.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A budget stayed full for as long as the limits let a request wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server is at its limit of {limit} {what}")]
+pub(crate) struct OverBudget {
+    pub(crate) what: &'static str,
+    pub(crate) limit: usize,
+}
+
+/// One shared, bounded quantity. Waiters are served in the order they came, whatever they ask for.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    semaphore: Arc<Semaphore>,
+    what: &'static str,
+    limit: usize,
+    wait_max: Duration,
+}
+
+impl Budget {
+    /// `limit` is at least 1, or nothing could ever pass.
+    pub(crate) fn new(what: &'static str, limit: usize, wait_max: Duration) -> Budget {
+        // A permit is asked for in u32, so a larger limit could never be reached by one request anyway.
+        let limit = limit.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        Budget { semaphore: Arc::new(Semaphore::new(limit)), what, limit, wait_max }
+    }
+
+    /// Takes `count` now or not at all.
+    pub(crate) fn try_take(&self, count: usize) -> Option<Permit> {
+        match Arc::clone(&self.semaphore).try_acquire_many_owned(self.clamp(count)) {
+            Ok(permit) => Some(Permit { _permit: permit }),
+            Err(TryAcquireError::NoPermits) => None,
+            Err(TryAcquireError::Closed) => unreachable!("a budget is never closed"),
+        }
+    }
+
+    /// Takes `count`, waiting for it. Cancel-safe.
+    pub(crate) async fn take(&self, count: usize) -> Result<Permit, OverBudget> {
+        let acquire = Arc::clone(&self.semaphore).acquire_many_owned(self.clamp(count));
+        match tokio::time::timeout(self.wait_max, acquire).await {
+            Ok(Ok(permit)) => Ok(Permit { _permit: permit }),
+            Ok(Err(_closed)) => unreachable!("a budget is never closed"),
+            Err(_elapsed) => Err(OverBudget { what: self.what, limit: self.limit }),
+        }
+    }
+
+    /// More than the whole budget is the whole budget: the request runs alone instead of never.
+    fn clamp(&self, count: usize) -> u32 {
+        u32::try_from(count.min(self.limit)).expect("a budget's limit fits u32")
+    }
+}
+
+/// The shared budgets of one server.
+#[derive(Debug)]
+pub(crate) struct Budgets {
+    pub(crate) uploads: Budget,
+    pub(crate) staged_bytes: Budget,
+    pub(crate) trees: Budget,
+}
+
+impl Budgets {
+    pub(crate) fn new(limits: &Limits) -> Budgets {
+        let wait_max = limits.budget_wait_max;
+        Budgets {
+            uploads: Budget::new("open uploads", limits.concurrent_uploads_max, wait_max),
+            staged_bytes: Budget::new("staged upload bytes", limits.staged_bytes_max, wait_max),
+            trees: Budget::new("tree walks", limits.concurrent_trees_max, wait_max),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_budget_waits_then_refuses_and_a_returned_permit_lets_the_next_in() {
+        let budget = Budget::new("things", 10, Duration::from_secs(3));
+        let first = budget.take(7).await.unwrap();
+        assert!(budget.try_take(4).is_none());
+        let asked = tokio::time::Instant::now();
+        assert_eq!(budget.take(4).await.unwrap_err(), OverBudget { what: "things", limit: 10 });
+        assert_eq!(asked.elapsed(), Duration::from_secs(3));
+        drop(first);
+        assert!(budget.try_take(10).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_larger_than_the_budget_gets_all_of_it() {
+        let budget = Budget::new("things", 10, Duration::from_secs(3));
+        let all = budget.take(1_000_000).await.unwrap();
+        assert!(budget.try_take(1).is_none());
+        drop(all);
+        assert!(budget.try_take(1).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cancelled_wait_leaks_nothing() {
+        let budget = Budget::new("things", 10, Duration::from_secs(3));
+        let held = budget.take(10).await.unwrap();
+        drop(tokio::time::timeout(Duration::from_secs(1), budget.take(5)).await);
+        drop(held);
+        assert!(budget.try_take(10).is_some());
     }
 }

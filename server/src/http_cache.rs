@@ -21,6 +21,9 @@ use crate::observe::pages::text;
 use crate::observe::requests::HttpRoute;
 use crate::status::Answer;
 
+/// How much of a refused body is read away to keep its connection. Beyond, closing is cheaper for both sides.
+const REFUSED_BYTES_DRAINED_MAX: u64 = 64 << 20;
+
 /// The protocol on top of a cache. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct HttpCache {
@@ -119,7 +122,9 @@ impl HttpCache {
         // On HTTP/1 an answer to a half-sent request ends the connection, and a client still sending may lose the answer to
         // a reset. One that asked first (100-continue) has sent nothing; HTTP/2 can end one stream alone.
         if parts.version <= Version::HTTP_11 && !expects_continue(&parts.headers) {
-            body.drain().await;
+            // A blob that was there already is read to its end, as if it were stored; of what is refused only so much.
+            let limit_bytes = if response.status().is_success() { u64::MAX } else { REFUSED_BYTES_DRAINED_MAX };
+            body.drain(limit_bytes).await;
         }
         (route, response)
     }
@@ -139,10 +144,8 @@ impl HttpCache {
             (Target::Blob(hash), &Method::HEAD) => self.head_blob(*hash).await,
             (Target::Blob(hash), &Method::PUT) => self.put_blob(hash, &parts.headers, body).await,
             (Target::ActionResult(instance, hash), &Method::GET | &Method::HEAD) => {
-                let result = self
-                    .cache
-                    .get_action_result(instance.as_str(), &action(hash), InlineOptions::default())
-                    .await?;
+                let result =
+                    self.cache.get_action_result(instance.as_str(), &action(hash), InlineOptions::default()).await?;
                 // For HEAD hyper keeps the length and leaves the body away.
                 Ok(bytes_response(result.encode_to_vec().into()))
             }

@@ -14,11 +14,11 @@ use cask_engine::{Engine, EngineError};
 use tokio::task::JoinError;
 
 pub(crate) use self::action::{ActionError, InlineOptions};
+use self::parking::Parking;
 pub(crate) use self::read::BlobStream;
 pub(crate) use self::resumable::{ResumableUpload, StartError};
-pub(crate) use self::upload::UploadSession;
-use self::parking::Parking;
 use self::upload::StagedUpload;
+pub(crate) use self::upload::UploadSession;
 use crate::access::limits::{Budgets, Limits, OverBudget, Permit};
 
 /// The store as the edge sees it. Cheap to clone; all clones share one engine and one set of budgets.

@@ -129,9 +129,8 @@ impl UploadSession {
     async fn pay_for_part(&mut self) -> Result<(), EngineError> {
         if self.staged.part_permit.is_none() {
             let missing_bytes = self.staged.upload.digest().size_bytes() - self.received_bytes();
-            let part_bytes = usize::try_from(missing_bytes)
-                .unwrap_or(usize::MAX)
-                .min(self.cache.engine().part_size_bytes());
+            let part_bytes =
+                usize::try_from(missing_bytes).unwrap_or(usize::MAX).min(self.cache.engine().part_size_bytes());
             let permit = self.cache.stage(part_bytes).await?;
             self.staged.part_permit = Some((permit, part_bytes));
         }

@@ -1,6 +1,6 @@
 //! What a cache URL names: `/[instance/]ac/<hash>` or `/[instance/]cas/<hash>`.
 
-use cask_proto::resource_name::InstanceName;
+use cask_proto::InstanceName;
 
 /// The SHA-256 a URL ends in.
 pub(crate) type Sha256Hash = [u8; 32];

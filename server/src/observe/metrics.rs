@@ -19,7 +19,12 @@ enum Kind {
 /// The whole page.
 pub(crate) fn exposition(stats: &EngineStats, requests: &RequestCounts, started_unix_seconds: f64) -> String {
     let mut page = Page { text: String::with_capacity(8 * 1024) };
-    page.single("cask_start_time_seconds", Kind::Gauge, "When this process began to serve, as Unix time.", started_unix_seconds);
+    page.single(
+        "cask_start_time_seconds",
+        Kind::Gauge,
+        "When this process began to serve, as Unix time.",
+        started_unix_seconds,
+    );
     page.family("cask_build_info", Kind::Gauge, "Always 1; the version is in the label.");
     page.sample("cask_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
 
@@ -27,12 +32,35 @@ pub(crate) fn exposition(stats: &EngineStats, requests: &RequestCounts, started_
         page.single(name, kind, help, value as f64);
     }
 
-    page.single("cask_connections", Kind::Gauge, "Connections open now; at max_connections further ones wait.", requests.connections_open() as f64);
-    page.single("cask_connections_total", Kind::Counter, "Connections accepted. A rate near the request rate means clients do not keep them.", requests.connections_total() as f64);
-    page.single("cask_requests_in_flight", Kind::Gauge, "Requests being answered now, gRPC and HTTP.", requests.in_flight() as f64);
-    page.family("cask_grpc_requests_total", Kind::Counter, "gRPC calls ended, by code. CANCELLED counts calls their clients gave up.");
+    page.single(
+        "cask_connections",
+        Kind::Gauge,
+        "Connections open now; at max_connections further ones wait.",
+        requests.connections_open() as f64,
+    );
+    page.single(
+        "cask_connections_total",
+        Kind::Counter,
+        "Connections accepted. A rate near the request rate means clients do not keep them.",
+        requests.connections_total() as f64,
+    );
+    page.single(
+        "cask_requests_in_flight",
+        Kind::Gauge,
+        "Requests being answered now, gRPC and HTTP.",
+        requests.in_flight() as f64,
+    );
+    page.family(
+        "cask_grpc_requests_total",
+        Kind::Counter,
+        "gRPC calls ended, by code. CANCELLED counts calls their clients gave up.",
+    );
     for (service, method, code, count) in requests.grpc() {
-        page.sample("cask_grpc_requests_total", &[("service", service), ("method", method), ("code", code)], count as f64);
+        page.sample(
+            "cask_grpc_requests_total",
+            &[("service", service), ("method", method), ("code", code)],
+            count as f64,
+        );
     }
     page.family("cask_http_requests_total", Kind::Counter, "HTTP requests answered, by status.");
     for (route, method, code, count) in requests.http() {
@@ -66,17 +94,47 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         ("cask_index_memory_bytes", Gauge, "Memory reserved by the index.", index_memory_bytes),
         ("cask_disk_bytes", Gauge, "Bytes the store takes on disk; never above cask_max_size_bytes.", disk_bytes),
         ("cask_max_size_bytes", Gauge, "The limit set by max_size.", max_size_bytes),
-        ("cask_segments_free", Gauge, "Segments ready to be written. Staying at 0 means writes outrun reclaim.", segments_free),
+        (
+            "cask_segments_free",
+            Gauge,
+            "Segments ready to be written. Staying at 0 means writes outrun reclaim.",
+            segments_free,
+        ),
         ("cask_segments", Gauge, "Segments the store has.", segments_total),
         ("cask_uploads_open", Gauge, "Uploads the engine is taking in now.", uploads_open),
         ("cask_appended_bytes_total", Counter, "Bytes of new records written.", appended_bytes_total),
-        ("cask_reinserted_bytes_total", Counter, "Bytes rewritten to keep what is leased or in use. Over a third of cask_appended_bytes_total: raise max_size.", reinserted_bytes_total),
+        (
+            "cask_reinserted_bytes_total",
+            Counter,
+            "Bytes rewritten to keep what is leased or in use. Over a third of cask_appended_bytes_total: raise max_size.",
+            reinserted_bytes_total,
+        ),
         ("cask_reclaimed_segments_total", Counter, "Segments emptied for reuse.", reclaimed_segments_total),
         ("cask_dropped_records_total", Counter, "Records evicted.", dropped_records_total),
-        ("cask_lease_broken_total", Counter, "Records evicted before their lease ended (never before its floor). Growing: raise max_size or lower lease.", lease_broken_total),
-        ("cask_uploads_refused_total", Counter, "Uploads refused for want of room. Growing: raise max_size or lower lease_floor.", uploads_refused_total),
-        ("cask_corrupt_records_total", Counter, "Records found corrupt and treated as missing. Growing: look at the disk.", corrupt_records_total),
-        ("cask_quarantined_segments_total", Counter, "Segments set aside after a failed write. Growing: replace the disk.", quarantined_segments_total),
+        (
+            "cask_lease_broken_total",
+            Counter,
+            "Records evicted before their lease ended (never before its floor). Growing: raise max_size or lower lease.",
+            lease_broken_total,
+        ),
+        (
+            "cask_uploads_refused_total",
+            Counter,
+            "Uploads refused for want of room. Growing: raise max_size or lower lease_floor.",
+            uploads_refused_total,
+        ),
+        (
+            "cask_corrupt_records_total",
+            Counter,
+            "Records found corrupt and treated as missing. Growing: look at the disk.",
+            corrupt_records_total,
+        ),
+        (
+            "cask_quarantined_segments_total",
+            Counter,
+            "Segments set aside after a failed write. Growing: replace the disk.",
+            quarantined_segments_total,
+        ),
     ]
 }
 

@@ -213,7 +213,12 @@ mod tests {
     fn calls_are_counted_by_method_and_code_and_strangers_together() {
         let counts = Arc::new(RequestCounts::new(&[cask_proto::FILE_DESCRIPTOR_SET]));
         let find_missing = "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs";
-        for (path, code) in [(find_missing, Some(Code::Ok)), (find_missing, None), ("/a/b", Some(Code::Unimplemented)), ("/c/d", Some(Code::Unimplemented))] {
+        for (path, code) in [
+            (find_missing, Some(Code::Ok)),
+            (find_missing, None),
+            ("/a/b", Some(Code::Unimplemented)),
+            ("/c/d", Some(Code::Unimplemented)),
+        ] {
             let mut call = counts.begin_grpc(path);
             assert_eq!(counts.in_flight(), 1);
             if let Some(code) = code {
@@ -238,9 +243,6 @@ mod tests {
         counts.count_http(HttpRoute::Cas, &Method::PUT, StatusCode::OK);
         counts.count_http(HttpRoute::Page, &Method::TRACE, StatusCode::IM_A_TEAPOT);
         counts.count_http(HttpRoute::Page, &Method::PATCH, StatusCode::BAD_GATEWAY);
-        assert_eq!(
-            counts.http().collect::<Vec<_>>(),
-            [("cas", "PUT", "200", 1), ("page", "other", "other", 2)]
-        );
+        assert_eq!(counts.http().collect::<Vec<_>>(), [("cas", "PUT", "200", 1), ("page", "other", "other", 2)]);
     }
 }

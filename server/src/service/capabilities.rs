@@ -1,12 +1,12 @@
 //! `Capabilities`: what this server serves, and nothing it does not. The first call of nearly every client.
 
+use cask_proto::InstanceName;
 use cask_proto::reapi::capabilities_server::{Capabilities, CapabilitiesServer};
 use cask_proto::reapi::priority_capabilities::PriorityRange;
 use cask_proto::reapi::{
     ActionCacheUpdateCapabilities, CacheCapabilities, GetCapabilitiesRequest, PriorityCapabilities, ServerCapabilities,
     digest_function, symlink_absolute_path_strategy,
 };
-use cask_proto::resource_name::InstanceName;
 use cask_proto::semver::SemVer;
 use tonic::{Request, Response, Status};
 

@@ -30,7 +30,10 @@ impl From<Readiness> for HealthCheckResponse {
 }
 
 /// The service for the named services and the whole.
-pub(crate) fn server(readiness: watch::Receiver<Readiness>, services: Vec<&'static str>) -> HealthServer<HealthService> {
+pub(crate) fn server(
+    readiness: watch::Receiver<Readiness>,
+    services: Vec<&'static str>,
+) -> HealthServer<HealthService> {
     HealthServer::new(HealthService { readiness, services })
 }
 
@@ -113,7 +116,8 @@ mod tests {
         let (sender, health) = service();
         let mut known = health.watch(about("a.Service")).await.expect("a stream").into_inner();
         let mut unknown = health.watch(about("b.Service")).await.expect("a stream").into_inner();
-        let status = |answer: Option<Result<HealthCheckResponse, Status>>| answer.map(|it| it.expect("an answer").status());
+        let status =
+            |answer: Option<Result<HealthCheckResponse, Status>>| answer.map(|it| it.expect("an answer").status());
         assert_eq!(status(known.next().await), Some(ServingStatus::Serving));
         assert_eq!(status(unknown.next().await), Some(ServingStatus::ServiceUnknown));
         sender.send_replace(Readiness::Draining);

@@ -14,7 +14,8 @@ use self::health::Readiness;
 use crate::cache::Cache;
 
 /// What reflection hands out: the packages of the cache and of health. (Reflection adds its own.)
-const FILE_DESCRIPTOR_SETS: [&[u8]; 2] = [cask_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
+pub(crate) const FILE_DESCRIPTOR_SETS: [&[u8]; 2] =
+    [cask_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
 
 /// Every service this server has, and the full names of those that health and reflection list.
 pub(crate) struct Services {

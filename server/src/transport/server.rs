@@ -41,8 +41,11 @@ impl Server {
     /// Starts to accept on every listener. At most `connections_max` connections are open at once; further ones wait in the
     /// kernel's queues.
     pub(crate) fn start(listeners: Vec<Listener>, dispatch: &Dispatch, connections_max: usize) -> Self {
-        let server =
-            Self { draining: CancellationToken::new(), accept_loops: TaskTracker::new(), connections: TaskTracker::new() };
+        let server = Self {
+            draining: CancellationToken::new(),
+            accept_loops: TaskTracker::new(),
+            connections: TaskTracker::new(),
+        };
         let places = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
         let protocol = Protocol::new();
         for listener in listeners {

@@ -209,13 +209,9 @@ impl HttpCache {
     /// The blob with this hash, whatever its size. The record on disk knows the size, so a disk may be waited for.
     async fn find(&self, hash: Sha256Hash) -> Result<Digest, Refusal> {
         let engine = self.cache.engine().clone();
-        let found = tokio::task::spawn_blocking(move || find_by_hash(&engine, &hash)).await;
+        let found = tokio::task::spawn_blocking(move || engine.find_by_hash(DigestFunction::Sha256, &hash)).await;
         found.unwrap_or_default().ok_or(Refusal::from(cask_engine::EngineError::NotFound))
     }
-}
-
-fn find_by_hash(_engine: &cask_engine::Engine, _hash: &Sha256Hash) -> Option<Digest> {
-    None
 }
 
 fn sha256(hash: &Sha256Hash, size_bytes: u64) -> Digest {

@@ -138,7 +138,7 @@ fn open_store(config: &Config) -> Result<(Engine, OpenReport), Failure> {
         Durability::Synced => cask_engine::Durability::Synced,
     };
     Engine::open(&config.dir, options, Arc::new(SystemClock::new()))
-        .map_err(|error| Failure::Run(format!("cannot open the store in {dir}: {error}")))
+        .map_err(|error| Failure::Run(format!("cannot open the store: {error}")))
 }
 
 fn assemble(engine: &Engine, config: &Config, readiness: watch::Receiver<Readiness>) -> Dispatch {

@@ -345,8 +345,7 @@ mod tests {
     fn results_that_do_not_are_refused_with_the_reason() {
         let bad_hash = Some(reapi::Digest { hash: "AB".repeat(32), size_bytes: 5 });
         let negative = Some(reapi::Digest { hash: "ab".repeat(32), size_bytes: -1 });
-        let deprecated =
-            ActionResult { output_file_symlinks: vec![symlink("/a", "b")], ..ActionResult::default() };
+        let deprecated = ActionResult { output_file_symlinks: vec![symlink("/a", "b")], ..ActionResult::default() };
         for (result, text) in [
             (file("", wire(1)), "is empty"),
             (file("/a", wire(1)), "is absolute"),

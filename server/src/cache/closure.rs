@@ -72,10 +72,7 @@ impl Walk<'_> {
             return Ok(false);
         }
         if self.digests.len() == self.limits.tree_digests_max {
-            return Err(ActionError::Invalid(format!(
-                "it refers to more than {} blobs",
-                self.limits.tree_digests_max
-            )));
+            return Err(ActionError::Invalid(format!("it refers to more than {} blobs", self.limits.tree_digests_max)));
         }
         self.digests.push(digest);
         Ok(true)
@@ -319,7 +316,8 @@ mod tests {
             .with(81, &directory(&[2], &[83]))
             .with(82, &directory(&[3], &[83]))
             .with(83, &directory(&[4], &[]));
-        let result = result_with(vec![OutputDirectory { root_directory_digest: wire(80), ..OutputDirectory::default() }]);
+        let result =
+            result_with(vec![OutputDirectory { root_directory_digest: wire(80), ..OutputDirectory::default() }]);
         check(&result, &blobs, &[1, 2, 3, 4, 80, 81, 82, 83], true);
     }
 

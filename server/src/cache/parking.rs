@@ -89,8 +89,7 @@ pub(crate) struct Handover {
 
 impl<S> Parking<S> {
     pub(crate) fn new(count_max: usize, bytes_max: usize, age_max: Duration) -> Parking<S> {
-        let names =
-            Names { entries: HashMap::new(), parked: BTreeMap::new(), parked_bytes: 0, next_ticket: 0 };
+        let names = Names { entries: HashMap::new(), parked: BTreeMap::new(), parked_bytes: 0, next_ticket: 0 };
         Parking { count_max, bytes_max, age_max, names: Mutex::new(names) }
     }
 
@@ -151,8 +150,13 @@ impl<S> Parking<S> {
         let mut thrown_out = self.expire();
         let mut names = self.names.lock();
         if names.is_live(&ticket) {
-            let parked =
-                Parked { ticket: ticket.number, staged, held_bytes, since: Instant::now(), live: Arc::clone(&ticket.live) };
+            let parked = Parked {
+                ticket: ticket.number,
+                staged,
+                held_bytes,
+                since: Instant::now(),
+                live: Arc::clone(&ticket.live),
+            };
             names.parked_bytes += held_bytes;
             names.parked.insert(ticket.number, Arc::clone(&ticket.name));
             names.entries.insert(Arc::clone(&ticket.name), Entry::Parked(parked));

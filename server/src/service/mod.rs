@@ -3,3 +3,5 @@
 pub(crate) mod action_cache;
 pub(crate) mod byte_stream;
 pub(crate) mod cas;
+mod request;
+mod tree;

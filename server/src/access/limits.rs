@@ -49,7 +49,7 @@ impl Default for Limits {
         Limits {
             batch_total_size_bytes_max: (4 * MIB - 64 * 1024) as u64,
             message_size_bytes_max: 16 * MIB,
-            response_size_bytes_max: 4 * MIB - 64 * 1024,
+            response_size_bytes_max: 4 * MIB - 8 * 1024,
             concurrent_uploads_max: 4096,
             staged_bytes_max: 256 * MIB,
             budget_wait_max: Duration::from_secs(10),
@@ -57,11 +57,11 @@ impl Default for Limits {
             parked_uploads_max: 1024,
             parked_bytes_max: 64 * MIB,
             parked_age_max: Duration::from_secs(600),
-            tree_size_bytes_max: 64 * MIB as u64,
-            tree_directories_max: 256 * 1024,
+            tree_size_bytes_max: 32 * MIB as u64,
+            tree_directories_max: 128 * 1024,
             tree_digests_max: 512 * 1024,
             tree_page_directories_max: 1000,
-            concurrent_trees_max: 16,
+            concurrent_trees_max: 32,
         }
     }
 }

@@ -11,15 +11,19 @@ mod upload;
 use std::sync::Arc;
 
 use cask_engine::{Engine, EngineError};
+use cask_index::DigestFunction;
 use tokio::task::JoinError;
 
 pub(crate) use self::action::{ActionError, InlineOptions};
 use self::parking::Parking;
 pub(crate) use self::read::BlobStream;
-pub(crate) use self::resumable::{ResumableUpload, StartError};
+pub(crate) use self::resumable::StartError;
+pub(crate) use self::upload::PendingPut;
 use self::upload::StagedUpload;
-pub(crate) use self::upload::UploadSession;
 use crate::access::limits::{Budgets, Limits, OverBudget, Permit};
+
+/// The digest functions that blobs may be stored under; the first is what clients use that do not choose.
+pub(crate) const DIGEST_FUNCTIONS: &[DigestFunction] = &[DigestFunction::Sha256];
 
 /// The store as the edge sees it. Cheap to clone; all clones share one engine and one set of budgets.
 #[derive(Clone)]

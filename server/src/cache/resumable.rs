@@ -10,7 +10,8 @@ use cask_engine::EngineError;
 use cask_proto::WriteName;
 
 use super::parking::{Claim, Ticket};
-use super::{Cache, Shared, UploadSession};
+use super::upload::UploadSession;
+use super::{Cache, Shared};
 
 /// How long a writer that wants to go on waits for the stream before it to end. That one ends at its next await, so this only
 /// runs out when the disk is slow.

@@ -58,10 +58,27 @@ impl Cache {
 
     /// Stores one whole blob that is in memory already; returns when it is readable.
     pub(crate) async fn put(&self, digest: Digest, data: &[u8]) -> Result<(), EngineError> {
+        self.begin_put(digest, data).await?.stored().await
+    }
+
+    /// As `put`, but returns when the engine has taken the bytes, so that several puts share one group commit.
+    pub(crate) async fn begin_put(&self, digest: Digest, data: &[u8]) -> Result<PendingPut, EngineError> {
         let permit = self.stage(data.len()).await?;
-        let (done, stored) = completion(Some(permit));
+        let (done, told) = completion(Some(permit));
         self.engine().put(digest, data, done);
-        outcome(stored).await
+        Ok(PendingPut { told })
+    }
+}
+
+/// A blob that the engine has and has not stored yet. Dropping it does not undo the put.
+pub(crate) struct PendingPut {
+    told: oneshot::Receiver<Result<(), EngineError>>,
+}
+
+impl PendingPut {
+    /// Returns when the blob is readable.
+    pub(crate) async fn stored(self) -> Result<(), EngineError> {
+        outcome(self.told).await
     }
 }
 

@@ -4,7 +4,9 @@ use cask_proto::reapi::action_cache_server::{ActionCache, ActionCacheServer};
 use cask_proto::reapi::{ActionResult, GetActionResultRequest, UpdateActionResultRequest};
 use tonic::{Request, Response, Status};
 
-use crate::cache::Cache;
+use super::request;
+use crate::cache::{Cache, InlineOptions};
+use crate::status;
 
 /// The service, with its message limits set.
 pub(crate) fn server(cache: Cache) -> ActionCacheServer<ActionCacheService> {
@@ -20,15 +22,31 @@ pub(crate) struct ActionCacheService {
 impl ActionCache for ActionCacheService {
     async fn get_action_result(
         &self,
-        _request: Request<GetActionResultRequest>,
+        request: Request<GetActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
-        todo!()
+        let request = request.into_inner();
+        let instance = request::instance(&request.instance_name)?;
+        let rule = request::function_rule(request.digest_function)?;
+        let action = request::digest_field(rule, "action_digest", request.action_digest.as_ref())?;
+        let inline = InlineOptions {
+            stdout: request.inline_stdout,
+            stderr: request.inline_stderr,
+            output_files: request.inline_output_files,
+        };
+        let result = self.cache.get_action_result(instance.as_str(), &action, inline).await.map_err(status::grpc)?;
+        Ok(Response::new(result))
     }
 
     async fn update_action_result(
         &self,
-        _request: Request<UpdateActionResultRequest>,
+        request: Request<UpdateActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
-        todo!()
+        let request = request.into_inner();
+        let instance = request::instance(&request.instance_name)?;
+        let rule = request::function_rule(request.digest_function)?;
+        let action = request::digest_field(rule, "action_digest", request.action_digest.as_ref())?;
+        let result = request.action_result.ok_or_else(|| Status::invalid_argument("`action_result` is not set"))?;
+        let stored = self.cache.put_action_result(instance.as_str(), &action, result).await.map_err(status::grpc)?;
+        Ok(Response::new(stored))
     }
 }

@@ -1,11 +1,17 @@
 //! The `cask` binary: parses the command line and hands over to a command.
-#![allow(dead_code)]
 
 mod access;
 mod cache;
+mod command;
 mod config;
+mod http_cache;
+mod observe;
 mod service;
 mod status;
 mod transport;
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    command::run()
+}

@@ -16,6 +16,7 @@ use tokio::task::JoinError;
 
 pub(crate) use self::action::{ActionError, InlineOptions};
 use self::parking::Parking;
+pub(crate) use self::read::BlobStream;
 pub(crate) use self::resumable::StartError;
 pub(crate) use self::upload::PendingPut;
 use self::upload::StagedUpload;

@@ -42,7 +42,7 @@ pub(super) struct ListingOptions {
 }
 
 impl Listing {
-    /// Finds the first directory to list. NOT_FOUND when the root is absent.
+    /// Finds the first directory to list. `NOT_FOUND` when the root is absent.
     pub(super) async fn begin(cache: Cache, options: ListingOptions) -> Result<Listing, Answer> {
         let limits = cache.limits();
         let page_size = usize::try_from(options.page_size)

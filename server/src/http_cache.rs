@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cask_index::{Digest, DigestFunction};
 use cask_proto::reapi::ActionResult;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use prost::Message;
 use tonic::body::Body;
 
@@ -119,9 +119,9 @@ impl HttpCache {
             Err(error) => Err(error.into()),
         }
         .unwrap_or_else(Refusal::into_response);
-        // On HTTP/1 an answer to a half-sent request ends the connection, and a client still sending may lose the answer to
-        // a reset. One that asked first (100-continue) has sent nothing; HTTP/2 can end one stream alone.
-        if parts.version <= Version::HTTP_11 && !expects_continue(&parts.headers) {
+        // An answer to a half-sent request ends the connection on HTTP/1 and the stream on HTTP/2, and a client still
+        // sending may lose the answer to the reset. One that asked first (100-continue) has sent nothing.
+        if !expects_continue(&parts.headers) {
             // A blob that was there already is read to its end, as if it were stored; of what is refused only so much.
             let limit_bytes = if response.status().is_success() { u64::MAX } else { REFUSED_BYTES_DRAINED_MAX };
             body.drain(limit_bytes).await;
@@ -164,8 +164,9 @@ impl HttpCache {
     async fn get_blob(&self, hash: Sha256Hash) -> Result<Response<Body>, Refusal> {
         let digest = self.find(hash).await?;
         let blob = self.cache.read(&digest, 0, None).await?;
+        let size_bytes = blob.size_bytes();
         let mut response = Response::new(blob_body(blob));
-        describe(response.headers_mut(), digest.size_bytes());
+        describe(response.headers_mut(), size_bytes);
         Ok(response)
     }
 
@@ -209,13 +210,9 @@ impl HttpCache {
     /// The blob with this hash, whatever its size. The record on disk knows the size, so a disk may be waited for.
     async fn find(&self, hash: Sha256Hash) -> Result<Digest, Refusal> {
         let engine = self.cache.engine().clone();
-        let found = tokio::task::spawn_blocking(move || find_by_hash(&engine, &hash)).await;
+        let found = tokio::task::spawn_blocking(move || engine.find_by_hash(DigestFunction::Sha256, &hash)).await;
         found.unwrap_or_default().ok_or(Refusal::from(cask_engine::EngineError::NotFound))
     }
-}
-
-fn find_by_hash(_engine: &cask_engine::Engine, _hash: &Sha256Hash) -> Option<Digest> {
-    None
 }
 
 fn sha256(hash: &Sha256Hash, size_bytes: u64) -> Digest {

@@ -60,6 +60,11 @@ impl Cache {
 }
 
 impl BlobStream {
+    /// The whole blob's size, whatever part of it this stream yields.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.blob.size_bytes()
+    }
+
     /// Bytes still to come.
     pub(crate) fn remaining_bytes(&self) -> u64 {
         self.end.saturating_sub(self.position)

@@ -24,7 +24,6 @@ use crate::config::{Config, Durability, Settings, Surroundings};
 use crate::http_cache::HttpCache;
 use crate::observe::pages::Pages;
 use crate::observe::requests::RequestCounts;
-use crate::service::Services;
 use crate::service::health::Readiness;
 use crate::transport::dispatch::Dispatch;
 use crate::transport::listen::Listener;
@@ -138,7 +137,7 @@ fn open_store(config: &Config) -> Result<(Engine, OpenReport), Failure> {
         Durability::Synced => cask_engine::Durability::Synced,
     };
     Engine::open(&config.dir, options, Arc::new(SystemClock::new()))
-        .map_err(|error| Failure::Run(format!("cannot open the store in {dir}: {error}")))
+        .map_err(|error| Failure::Run(format!("cannot open the store: {error}")))
 }
 
 fn assemble(engine: &Engine, config: &Config, readiness: watch::Receiver<Readiness>) -> Dispatch {
@@ -150,10 +149,9 @@ fn assemble(engine: &Engine, config: &Config, readiness: watch::Receiver<Readine
         limits.staged_bytes_max = usize::try_from(size.0).unwrap_or(usize::MAX);
     }
     let cache = Cache::new(engine.clone(), limits);
-    let services = Services::assemble(&cache, readiness.clone());
     let requests = Arc::new(RequestCounts::new(&crate::service::FILE_DESCRIPTOR_SETS));
     Dispatch {
-        routes: services.routes,
+        routes: crate::service::routes(&cache, readiness.clone()),
         http_cache: HttpCache::new(cache),
         pages: Arc::new(Pages::new(engine.clone(), Arc::clone(&requests), readiness)),
         requests,

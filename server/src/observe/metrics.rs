@@ -69,6 +69,11 @@ pub(crate) fn exposition(stats: &EngineStats, requests: &RequestCounts, started_
     page.text
 }
 
+/// The engine's values by their metrics' names without the prefix.
+pub(super) fn engine_values(stats: &EngineStats) -> impl Iterator<Item = (&'static str, u64)> {
+    engine_metrics(stats).into_iter().map(|(name, _, _, value)| (name.trim_start_matches("cask_"), value))
+}
+
 fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 15] {
     // Taken apart so that a new counter of the engine cannot be forgotten here.
     let EngineStats {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use cask_engine::{Engine, EngineStats};
+use cask_engine::Engine;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use tokio::sync::watch;
 use tonic::body::Body;
@@ -88,23 +88,8 @@ impl Pages {
     }
 
     fn status(&self) -> String {
-        let EngineStats {
-            entry_count,
-            index_memory_bytes,
-            disk_bytes,
-            max_size_bytes,
-            segments_free,
-            segments_total,
-            uploads_open,
-            appended_bytes_total,
-            reinserted_bytes_total,
-            reclaimed_segments_total,
-            dropped_records_total,
-            lease_broken_total,
-            uploads_refused_total,
-            corrupt_records_total,
-            quarantined_segments_total,
-        } = self.engine.stats();
+        let engine: serde_json::Map<String, serde_json::Value> =
+            metrics::engine_values(&self.engine.stats()).map(|(name, value)| (name.to_owned(), value.into())).collect();
         let state = match *self.readiness.borrow() {
             Readiness::Serving => "serving",
             Readiness::Draining => "draining",
@@ -115,23 +100,7 @@ impl Pages {
             "uptime_seconds": self.started.elapsed().as_secs(),
             "connections": self.requests.connections_open(),
             "requests_in_flight": self.requests.in_flight(),
-            "engine": {
-                "entry_count": entry_count,
-                "index_memory_bytes": index_memory_bytes,
-                "disk_bytes": disk_bytes,
-                "max_size_bytes": max_size_bytes,
-                "segments_free": segments_free,
-                "segments_total": segments_total,
-                "uploads_open": uploads_open,
-                "appended_bytes_total": appended_bytes_total,
-                "reinserted_bytes_total": reinserted_bytes_total,
-                "reclaimed_segments_total": reclaimed_segments_total,
-                "dropped_records_total": dropped_records_total,
-                "lease_broken_total": lease_broken_total,
-                "uploads_refused_total": uploads_refused_total,
-                "corrupt_records_total": corrupt_records_total,
-                "quarantined_segments_total": quarantined_segments_total,
-            },
+            "engine": engine,
         })
         .to_string();
         status.push('\n');

@@ -5,12 +5,12 @@ use cask_proto::reapi::capabilities_server::{Capabilities, CapabilitiesServer};
 use cask_proto::reapi::priority_capabilities::PriorityRange;
 use cask_proto::reapi::{
     ActionCacheUpdateCapabilities, CacheCapabilities, GetCapabilitiesRequest, PriorityCapabilities, ServerCapabilities,
-    digest_function, symlink_absolute_path_strategy,
+    symlink_absolute_path_strategy,
 };
 use cask_proto::semver::SemVer;
 use tonic::{Request, Response, Status};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, DIGEST_FUNCTIONS};
 
 pub(crate) fn server(cache: &Cache) -> CapabilitiesServer<CapabilitiesService> {
     CapabilitiesServer::new(CapabilitiesService {
@@ -39,7 +39,7 @@ fn served(batch_total_size_bytes_max: u64, blob_size_bytes_max: u64) -> ServerCa
     let wire_size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     ServerCapabilities {
         cache_capabilities: Some(CacheCapabilities {
-            digest_functions: vec![digest_function::Value::Sha256.into()],
+            digest_functions: DIGEST_FUNCTIONS.iter().map(|function| function.wire_number().into()).collect(),
             action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
             // Priorities are accepted and ignored. Bazel fails a build whose nonzero priority is outside every range, so
             // the range is everything.

@@ -1,5 +1,6 @@
 """A `cask serve` process under test, for every real client's runner."""
 
+import os
 import queue
 import re
 import subprocess
@@ -30,9 +31,13 @@ class Server:
     def start(self):
         """Starts the server and returns the seconds until it said where it listens."""
         command = [self.cask, "serve", "--listen", "127.0.0.1:0", "--dir", str(self.folder), "--max-size", "4GiB"]
+        # Settings of the caller's shell are not the ones under test.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("CASK_")}
         started = time.monotonic()
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+            self.process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+            )
         lines = queue.Queue()
         threading.Thread(target=self._copy_stdout, args=(self.process.stdout, lines), daemon=True).start()
         try:

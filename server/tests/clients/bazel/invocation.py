@@ -59,6 +59,8 @@ class Bazel:
         shutil.copytree(WORKSPACE, self.workspace)
         home = scratch / "home"
         home.mkdir()
+        self.temporary = scratch / "tmp"
+        self.temporary.mkdir()
         # A fresh environment: no proxy, no JAVA_HOME and no rc file of the caller's may decide what this test sees.
         self.environment = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -70,7 +72,14 @@ class Bazel:
     def run(self, *arguments, seconds_max=COMMAND_SECONDS_MAX, on_line=None):
         """Runs one Bazel command, shows each line it prints to `on_line`; returns its exit code, all lines, the seconds."""
         # The system rc file stays: Debian's carries the install base.
-        command = ["bazel", f"--output_user_root={self.output_root}", "--nohome_rc", "--max_idle_secs=300", *arguments]
+        command = [
+            "bazel",
+            f"--output_user_root={self.output_root}",
+            "--nohome_rc",
+            "--max_idle_secs=300",
+            f"--host_jvm_args=-Djava.io.tmpdir={self.temporary}",
+            *arguments,
+        ]
         started = time.monotonic()
         process = subprocess.Popen(
             command,

@@ -7,7 +7,7 @@
 //! Invariants: a fingerprint stands at most once among the places of a key; the word of a slot is nonzero exactly while
 //! it holds an entry; counts are changed under the lock of their shard.
 //!
-//! Two keys with equal fingerprints and a shared bucket are one entry here (once in about 2^54 absent lookups). The
+//! Two keys with equal fingerprints and a shared bucket are one entry here (once in about 2^53 absent lookups). The
 //! caller's comparison of the full digest in the record makes that a miss.
 //!
 //! Called by the engine: every upload, read, FindMissing, reclaim. Never blocks on anything but a shard's lock, never
@@ -30,6 +30,8 @@ pub struct Found {
     pub location: Location,
     /// When the entry was last touched.
     pub touched: TouchEpoch,
+    /// Touched since it was inserted or relocated.
+    pub hit: bool,
 }
 
 /// What an insert did.
@@ -145,7 +147,8 @@ impl Table {
         Ok(Inserted::New)
     }
 
-    /// Points the entry from `from` to `to`, keeping its touch epoch; false when it is not (any more) at `from`.
+    /// Points the entry from `from` to `to`, keeping its touch epoch, as not hit; false when it is not (any more)
+    /// at `from`.
     pub fn relocate(&self, key: Key, from: Location, to: Location) -> bool {
         let places = self.places(key);
         let _writer = self.shards[places.shard].writer.lock();
@@ -157,12 +160,26 @@ impl Table {
         self.remove_where(key, |slot, _| slot.remove(location))
     }
 
-    /// Removes the entry if it is still at `location` and was not touched since `touched` was read.
+    /// Removes the entry if it is still at its location and was not touched since `found` was read.
     ///
     /// For whoever drops entries by age: a touch that comes after the age was looked at makes this fail, so nothing is
     /// dropped that somebody was just told to be present.
-    pub fn remove_untouched(&self, key: Key, location: Location, touched: TouchEpoch) -> bool {
-        self.remove_where(key, |slot, fingerprint| slot.remove_untouched(fingerprint, location, touched))
+    pub fn remove_untouched(&self, key: Key, found: Found) -> bool {
+        self.remove_where(key, |slot, fingerprint| slot.remove_untouched(fingerprint, found))
+    }
+
+    /// Calls `each` with the location of every entry that may be of the same hash as the blob `key`, whatever its size:
+    /// for callers that know no size (the HTTP cache). About one in 2^28 lookups shows another blob's; compare the digest in
+    /// the record. Touches nothing.
+    pub fn for_each_of_hash(&self, key: Key, mut each: impl FnMut(Location)) {
+        let places = self.places(key);
+        let buckets = [places.first, places.second].into_iter().chain(self.shards[places.shard].stash.buckets_in_use());
+        for bucket in buckets {
+            let slots = bucket::slots_with_hash_of(&self.fingerprints[bucket], places.fingerprint);
+            for slot in (0..SLOTS).filter(|slot| slots >> slot & 1 == 1) {
+                each(Location::from_word(self.locations[bucket].words[slot].load(Ordering::Acquire)));
+            }
+        }
     }
 
     fn remove_where(&self, key: Key, remove: impl FnOnce(Slot<'_>, Fingerprint) -> bool) -> bool {
@@ -332,30 +349,33 @@ mod tests {
         let table = Table::with_capacity(100).unwrap();
         let (one, two) = (TouchEpoch::from_u8(1), TouchEpoch::from_u8(2));
         let (here, there) = (Location::new(1, 64, 128), Location::new(2, 0, 128));
-        let found = |location, touched| Some(Found { location, touched });
+        let found = |location, touched, hit| Some(Found { location, touched, hit });
         assert_eq!(table.get(key(1)), None);
         assert!(!table.touch(key(1), one));
         assert!(!table.remove(key(1), here));
         assert!(!table.relocate(key(1), here, there));
 
         assert_eq!(table.insert(key(1), here, one), Ok(Inserted::New));
-        assert_eq!(table.get(key(1)), found(here, one));
+        assert_eq!(table.get(key(1)), found(here, one, false));
         assert_eq!(table.get(key(2)), None);
         assert_eq!(table.entry_count(), 1);
+        assert!(table.touch(key(1), one));
+        assert_eq!(table.get(key(1)), found(here, one, true), "the same epoch, and yet a hit");
         assert!(table.touch(key(1), two));
-        assert_eq!(table.get(key(1)), found(here, two));
+        assert_eq!(table.get(key(1)), found(here, two, true));
 
         assert!(!table.relocate(key(1), there, here), "it is not there");
         assert!(table.relocate(key(1), here, there));
-        assert_eq!(table.get(key(1)), found(there, two), "relocation keeps the epoch");
-        assert_eq!(table.insert(key(1), here, one), Ok(Inserted::Replaced(found(there, two).unwrap())));
-        assert_eq!(table.get(key(1)), found(here, one));
+        assert_eq!(table.get(key(1)), found(there, two, false), "relocation keeps the epoch");
+        assert_eq!(table.insert(key(1), here, one), Ok(Inserted::Replaced(found(there, two, false).unwrap())));
+        assert_eq!(table.get(key(1)), found(here, one, false));
         assert_eq!(table.entry_count(), 1);
 
         assert!(!table.remove(key(1), there), "it is not there any more");
-        assert!(!table.remove_untouched(key(1), here, two), "it was touched");
-        assert!(!table.remove_untouched(key(1), there, one));
-        assert!(table.remove_untouched(key(1), here, one));
+        for stale in [found(here, two, false), found(here, one, true), found(there, one, false)] {
+            assert!(!table.remove_untouched(key(1), stale.unwrap()), "touched or moved since: {stale:?}");
+        }
+        assert!(table.remove_untouched(key(1), found(here, one, false).unwrap()));
         assert_eq!(table.get(key(1)), None);
         assert_eq!(table.entry_count(), 0);
         assert_eq!(table.insert(key(1), there, one), Ok(Inserted::New));
@@ -374,7 +394,27 @@ mod tests {
         if !cfg!(miri) {
             assert!(table.memory_bytes() / u64::from(count) <= 24, "{} bytes", table.memory_bytes());
         }
-        assert!(keys(count).all(|(key, location)| table.get(key) == Some(Found { location, touched: EPOCH })));
+        assert!(
+            keys(count).all(|(key, location)| table.get(key) == Some(Found { location, touched: EPOCH, hit: false }))
+        );
+    }
+
+    #[test]
+    fn a_blob_is_found_by_its_hash_alone() {
+        use crate::{Digest, DigestFunction};
+        let keyer = Keyer::new(&[9; 32]);
+        let digest = |fill: u8, size| Digest::new(DigestFunction::Sha256, &[fill; 32], size).unwrap();
+        let table = Table::with_capacity(1000).unwrap();
+        for fill in 0..100 {
+            let location = Location::new(u32::from(fill), 0, 64);
+            table.insert(keyer.blob(&digest(fill, 1000 + u64::from(fill))), location, EPOCH).unwrap();
+        }
+        for fill in 0..200 {
+            let mut found = Vec::new();
+            table.for_each_of_hash(keyer.blob(&digest(fill, 0)), |location| found.push(location.segment()));
+            let expected: Vec<u32> = if fill < 100 { vec![u32::from(fill)] } else { vec![] };
+            assert_eq!(found, expected);
+        }
     }
 
     /// A table of two buckets takes exactly what there are slots for, then refuses, and goes on after a removal.

@@ -9,11 +9,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod action_cache;
 mod batch_read;
 mod batch_update;
 mod capabilities;
+mod chunking;
 mod find_missing;
 mod get_tree;
+mod health;
+mod http_cache;
+mod read;
+mod write;
 
 use support::grpc::Cache;
 use support::process::{Options, Server};

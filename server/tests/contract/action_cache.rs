@@ -180,10 +180,8 @@ async fn i06_an_absent_tree_is_a_miss() {
     for content in contents {
         cache.store(&content).await;
     }
-    let incomplete = ActionResult {
-        output_directories: vec![output_tree("out", &digest_of_message(&tree))],
-        ..result("w")
-    };
+    let incomplete =
+        ActionResult { output_directories: vec![output_tree("out", &digest_of_message(&tree))], ..result("w") };
     check_incomplete(&cache, "an absent tree", 60, incomplete, &tree.encode_to_vec()).await;
 }
 
@@ -241,8 +239,7 @@ async fn i08_small_output_is_inlined_where_asked() {
     let (_server, cache) = start().await;
     let stdout = cache.store(b"said").await;
     let stderr = cache.store(b"complained").await;
-    let put =
-        ActionResult { stdout_digest: Some(stdout.clone()), stderr_digest: Some(stderr.clone()), ..result("w") };
+    let put = ActionResult { stdout_digest: Some(stdout.clone()), stderr_digest: Some(stderr.clone()), ..result("w") };
     cache.update_action(&action(8), put).await.expect("UpdateActionResult");
     for (inline_stdout, inline_stderr) in [(true, false), (false, true), (true, true)] {
         let request = GetActionResultRequest {
@@ -353,11 +350,8 @@ async fn i11_what_a_client_inlined_stays_retrievable() {
 async fn i11_inlined_bytes_that_lie_are_never_stored() {
     let (_server, cache) = start().await;
     let claimed = digest_of(b"i11 honest bytes");
-    let put = ActionResult {
-        stdout_raw: b"i11 other bytes!".to_vec(),
-        stdout_digest: Some(claimed.clone()),
-        ..result("w")
-    };
+    let put =
+        ActionResult { stdout_raw: b"i11 other bytes!".to_vec(), stdout_digest: Some(claimed.clone()), ..result("w") };
     let updated = cache.update_action(&action(12), put).await;
     assert_code(&updated, &[Code::Ok, Code::InvalidArgument, Code::FailedPrecondition], "inlined bytes that lie");
     assert_code(&cache.get_action(&action(12)).await, &[Code::NotFound], "the digest's blob is absent");

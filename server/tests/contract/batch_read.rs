@@ -87,8 +87,7 @@ async fn d07_a_digest_twice_gets_two_answers() {
     let (_server, cache) = start().await;
     let stored = cache.store(b"twice").await;
     let absent = absent_digest(7);
-    let answer =
-        cache.batch_read(&[stored.clone(), absent.clone(), stored, absent]).await.expect("BatchReadBlobs");
+    let answer = cache.batch_read(&[stored.clone(), absent.clone(), stored, absent]).await.expect("BatchReadBlobs");
     let codes: Vec<_> = answer.iter().map(|item| item.status.as_ref().map_or(-1, |status| status.code)).collect();
     assert_eq!(codes, [0, Code::NotFound as i32, 0, Code::NotFound as i32]);
     assert_eq!((&answer[0].data[..], &answer[2].data[..]), (&b"twice"[..], &b"twice"[..]));

@@ -117,26 +117,18 @@ async fn c07_a_digest_twice_gets_two_answers() {
 async fn c09_an_unsupported_compressor_is_refused_by_item() {
     let (_server, cache) = start().await;
     let capabilities = cache.capabilities().await.expect("GetCapabilities").cache_capabilities.unwrap_or_default();
-    for (number, value) in [
-        compressor::Value::Zstd as i32,
-        compressor::Value::Deflate as i32,
-        compressor::Value::Brotli as i32,
-        17,
-        -3,
-    ]
-    .into_iter()
-    .enumerate()
+    for (number, value) in
+        [compressor::Value::Zstd as i32, compressor::Value::Deflate as i32, compressor::Value::Brotli as i32, 17, -3]
+            .into_iter()
+            .enumerate()
     {
         if capabilities.supported_batch_update_compressors.contains(&value) {
             continue;
         }
         let (odd, odd_data) = blob(900 + number as u64 * 2, 300);
         let (good, good_data) = blob(901 + number as u64 * 2, 300);
-        let compressed = batch_update_blobs_request::Request {
-            digest: Some(odd.clone()),
-            data: odd_data,
-            compressor: value,
-        };
+        let compressed =
+            batch_update_blobs_request::Request { digest: Some(odd.clone()), data: odd_data, compressor: value };
         let answer = cache.batch_update_items(vec![compressed, update_item(good.clone(), good_data)]).await;
         assert_eq!(answer.expect("BatchUpdateBlobs"), [(odd.clone(), Code::InvalidArgument), (good.clone(), Code::Ok)]);
         assert_eq!(cache.find_missing(&[odd.clone(), good]).await.expect("FindMissingBlobs"), [odd]);

@@ -81,7 +81,10 @@ async fn a06_zstd_leads_the_compressors() {
     for compressors in [capabilities.supported_compressors, capabilities.supported_batch_update_compressors] {
         let strong: Vec<i32> =
             compressors.into_iter().filter(|&value| value != compressor::Value::Identity as i32).collect();
-        assert!(strong.is_empty() || strong[0] == compressor::Value::Zstd as i32, "some clients blindly take the first");
+        assert!(
+            strong.is_empty() || strong[0] == compressor::Value::Zstd as i32,
+            "some clients blindly take the first"
+        );
     }
 }
 

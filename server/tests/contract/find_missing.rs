@@ -1,16 +1,14 @@
 //! Section B: FindMissingBlobs.
 
-use std::fs::{self, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
-
 use bazel_remote_apis::build::bazel::remote::execution::v2::{Digest, FindMissingBlobsRequest, digest_function};
 use tonic::Code;
 
 use crate::support::blob::{
     absent_digest, blob, bytes, digest_of, empty_digest, malformed_hashes, with_hash, with_size,
 };
+use crate::support::damage;
 use crate::support::grpc::{Cache, assert_code, assert_invalid, assert_right_or_gone, code};
-use crate::support::process::{Options, Server};
+use crate::support::process::Options;
 use crate::{start, start_with};
 
 #[tokio::test]
@@ -177,7 +175,8 @@ pub(crate) async fn eviction_wave(cache: &Cache, total_bytes: u64, mut between: 
     const BATCH_BLOBS: u64 = 8;
     let batch_count = total_bytes / (BLOB_BYTES as u64 * BATCH_BLOBS);
     for batch in 0..batch_count {
-        let blobs = (0..BATCH_BLOBS).map(|number| blob(0x3a7e_0000 + batch * BATCH_BLOBS + number, BLOB_BYTES)).collect();
+        let blobs =
+            (0..BATCH_BLOBS).map(|number| blob(0x3a7e_0000 + batch * BATCH_BLOBS + number, BLOB_BYTES)).collect();
         for (digest, status) in cache.batch_update(blobs).await.expect("a batch of the wave") {
             assert_eq!(status, Code::Ok, "{digest:?}");
         }
@@ -202,24 +201,6 @@ async fn b12_what_is_touched_survives_a_wave_that_evicts_its_peers() {
     assert_eq!(missing.len(), peers.len(), "three times the store went through and untouched blobs are still there");
 }
 
-/// Flips one bit in each copy of `data` in the store's segments; how many there were. The server must not be running.
-fn corrupt(server: &Server, data: &[u8], at: usize) -> usize {
-    let mut found = 0;
-    for path in server.segment_files() {
-        let content = fs::read(&path).expect("a readable segment");
-        // Records are aligned to 64 bytes, and so is what they carry.
-        for start in (0..content.len()).step_by(64) {
-            if content[start..].starts_with(data) {
-                let mut file = OpenOptions::new().write(true).open(&path).expect("a writable segment");
-                file.seek(SeekFrom::Start((start + at) as u64)).expect("a seek");
-                file.write_all(&[data[at] ^ 0x10]).expect("a write");
-                found += 1;
-            }
-        }
-    }
-    found
-}
-
 #[tokio::test]
 async fn b13_a_blob_damaged_on_disk_is_missing_and_nothing_else_is() {
     for at in [0, 1_000, 69_999] {
@@ -230,7 +211,7 @@ async fn b13_a_blob_damaged_on_disk_is_missing_and_nothing_else_is() {
         }
         let (victim, data) = neighbours.remove(2);
         server.stop();
-        assert!(corrupt(&server, &data, at) > 0, "the blob's bytes are in a segment");
+        assert!(damage::flip_a_bit(&server, &data, at) > 0, "the blob's bytes are in a segment");
         server.start_again();
 
         let cache = Cache::connect(&server).await;
@@ -256,8 +237,8 @@ async fn b13_damage_is_never_served_by_a_batch_or_over_a_long_blob() {
     server.stop();
     // The end of the long blob lies in another part than its beginning.
     let tail = &long_data[3 * 1024 * 1024..];
-    assert!(corrupt(&server, tail, 4_321) > 0, "the blob's last part is in a segment");
-    assert!(corrupt(&server, &bytes(137, 5_000), 4_999) > 0, "the blob's bytes are in a segment");
+    assert!(damage::flip_a_bit(&server, tail, 4_321) > 0, "the blob's last part is in a segment");
+    assert!(damage::flip_a_bit(&server, &bytes(137, 5_000), 4_999) > 0, "the blob's bytes are in a segment");
     server.start_again();
 
     let cache = Cache::connect(&server).await;
@@ -267,8 +248,8 @@ async fn b13_damage_is_never_served_by_a_batch_or_over_a_long_blob() {
     let status = answer[0].status.as_ref().expect("a status");
     assert!(matches!(Code::from_i32(status.code), Code::NotFound | Code::DataLoss), "{status:?}");
     assert_eq!(answer[0].data, b"", "no bytes come with an error");
-    assert_eq!(cache.find_missing(&[digest_of(&long_data), small.clone()]).await.expect("FindMissingBlobs"), [
-        digest_of(&long_data),
-        small
-    ]);
+    assert_eq!(
+        cache.find_missing(&[digest_of(&long_data), small.clone()]).await.expect("FindMissingBlobs"),
+        [digest_of(&long_data), small]
+    );
 }

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use bazel_remote_apis::build::bazel::remote::execution::v2::{Digest, Directory, DirectoryNode, FileNode, GetTreeRequest};
+use bazel_remote_apis::build::bazel::remote::execution::v2::{
+    Digest, Directory, DirectoryNode, FileNode, GetTreeRequest,
+};
 use prost::Message;
 use tonic::Code;
 
@@ -207,7 +209,8 @@ async fn e09_a_large_tree_is_split_over_messages() {
     let mut children = Vec::new();
     for number in 0..80 {
         // Some 100 KiB each, 8 MiB in all.
-        let names: Vec<String> = (0..900).map(|file| format!("child{number:03}-file{file:05}-{}", "n".repeat(24))).collect();
+        let names: Vec<String> =
+            (0..900).map(|file| format!("child{number:03}-file{file:05}-{}", "n".repeat(24))).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         children.push((format!("child{number:03}"), cache.store_message(&directory(&[], &names)).await));
     }

@@ -47,8 +47,7 @@ async fn l12_an_unknown_service_is_not_found() {
 #[tokio::test]
 async fn l12_draining_is_not_serving() {
     let (mut server, cache) = start().await;
-    let mut watch =
-        HealthClient::new(cache.channel.clone()).watch(check("")).await.expect("Watch").into_inner();
+    let mut watch = HealthClient::new(cache.channel.clone()).watch(check("")).await.expect("Watch").into_inner();
     let first = within("the first state", watch.message()).await.expect("Watch").expect("a state");
     assert_eq!(first.status(), ServingStatus::Serving);
 
@@ -66,12 +65,18 @@ async fn l12_draining_is_not_serving() {
         Ok(Some(state)) => assert_eq!(state.status(), ServingStatus::NotServing),
         // The watcher's stream may be ended instead: it serves no longer either way.
         Ok(None) => {}
-        Err(status) => assert!(matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown), "{status}"),
+        Err(status) => {
+            assert!(matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown), "{status}")
+        }
     }
     // The write in flight is let through, or is told plainly.
     call.send(piece("", 1000, &data[1000..], true)).await;
     let outcome = call.answer().await;
-    assert_code(&outcome, &[Code::Ok, Code::Unavailable, Code::Cancelled, Code::Unknown, Code::Internal], "a write while draining");
+    assert_code(
+        &outcome,
+        &[Code::Ok, Code::Unavailable, Code::Cancelled, Code::Unknown, Code::Internal],
+        "a write while draining",
+    );
     drop(watch);
     drop(cache);
     drop(other);

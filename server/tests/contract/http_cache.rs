@@ -2,9 +2,12 @@
 //!
 //! Left out: L18 (credentials: no access control yet).
 
+use std::sync::Arc;
+
 use bazel_remote_apis::build::bazel::remote::execution::v2::ActionResult;
 use http::{Method, StatusCode};
 use prost::Message;
+use tokio::task::JoinSet;
 
 use super::action_cache::{action, output_file, result};
 use crate::support::blob::{absent_digest, blob, bytes, digest_of, empty_digest, malformed_hashes};
@@ -170,37 +173,21 @@ async fn l17_action_keys_and_blob_keys_never_mix() {
 #[tokio::test]
 async fn l19_identical_puts_at_once_are_fine() {
     let (server, cache) = start().await;
+    let server = Arc::new(server);
     for (seed, size) in [1000, 3 * MIB].into_iter().enumerate() {
         let (digest, data) = blob(1900 + seed as u64, size);
         let path = format!("/cas/{}", digest.hash);
-        let puts = (0..8).map(|_| put(&server, &path, &data));
-        for status in join_all(puts.collect()).await {
+        let mut puts = JoinSet::new();
+        for _ in 0..8 {
+            let (server, path, data) = (Arc::clone(&server), path.clone(), data.clone());
+            puts.spawn(async move { put(&server, &path, &data).await });
+        }
+        for status in puts.join_all().await {
             assert_stored(status);
         }
         assert!(cache.read(&digest).await.expect("Read") == data);
         assert_stored(put(&server, &path, &data).await);
     }
-}
-
-/// Drives the futures together on this task and gives their outputs in order.
-async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    use std::task::Poll;
-    let mut futures: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(move |context| {
-        for (future, output) in &mut futures {
-            if output.is_none()
-                && let Poll::Ready(value) = future.as_mut().poll(context)
-            {
-                *output = Some(value);
-            }
-        }
-        if futures.iter().all(|(_, output)| output.is_some()) {
-            Poll::Ready(futures.iter_mut().map(|(_, output)| output.take().expect("all are done")).collect())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await
 }
 
 #[tokio::test]

@@ -18,7 +18,9 @@ mod find_missing;
 mod get_tree;
 mod health;
 mod http_cache;
+mod known_faults;
 mod read;
+mod robustness;
 mod write;
 
 use support::grpc::Cache;

@@ -17,8 +17,9 @@ const MIB: usize = 1024 * 1024;
 #[tokio::test]
 async fn f01_whole_blobs_byte_for_byte() {
     let (_server, cache) = start().await;
-    for (seed, size) in
-        [1, 63, 64, 65, 4096, 16 * 1024, 64 * 1024 + 1, MIB - 1, MIB, MIB + 1, 3 * MIB, 7_654_321].into_iter().enumerate()
+    for (seed, size) in [1, 63, 64, 65, 4096, 16 * 1024, 64 * 1024 + 1, MIB - 1, MIB, MIB + 1, 3 * MIB, 7_654_321]
+        .into_iter()
+        .enumerate()
     {
         let (digest, data) = blob(100 + seed as u64, size);
         assert_eq!(cache.upload(&digest, &data).await.expect("Write"), size as i64);
@@ -44,7 +45,8 @@ async fn f03_f04_f05_f07_f08_every_offset_with_every_limit() {
         let name = cache.read_name(&digest);
         let edges = [0, 1, 65_535, 65_536, 65_537, MIB - 1, MIB, MIB + 1, 2 * MIB, size - 1, size];
         for offset in edges.into_iter().filter(|&offset| offset <= size) {
-            for limit in [0, 1, 2, 16_384, 65_536, MIB, MIB + 1, size - offset, size - offset + 1, size + 1, usize::MAX >> 1]
+            for limit in
+                [0, 1, 2, 16_384, 65_536, MIB, MIB + 1, size - offset, size - offset + 1, size + 1, usize::MAX >> 1]
             {
                 let what = format!("{size} bytes, offset {offset}, limit {limit}");
                 let found = cache.read_range(&name, offset as i64, limit as i64).await;

@@ -8,9 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::support::blob::{absent_digest, blob, bytes, digest_of, empty_digest, malformed_hashes, uuid, with_size};
-use crate::support::grpc::{
-    Cache, assert_code, assert_invalid, code, piece, write_messages, write_messages_from,
-};
+use crate::support::grpc::{Cache, assert_code, assert_invalid, code, piece, write_messages, write_messages_from};
 use crate::support::process::Options;
 use crate::support::within;
 use crate::{start, start_with};
@@ -40,7 +38,9 @@ async fn g01_an_answer_comes_without_half_close() {
 async fn g02_many_messages_of_any_size() {
     let (_server, cache) = start().await;
     for (number, (size, piece_bytes)) in
-        [(5_000, 1), (300_000, 16 * 1024), (3 * MIB, MIB), (5 * MIB + 17, 2 * MIB), (9 * MIB, 4_193_415)].into_iter().enumerate()
+        [(5_000, 1), (300_000, 16 * 1024), (3 * MIB, MIB), (5 * MIB + 17, 2 * MIB), (9 * MIB, 4_193_415)]
+            .into_iter()
+            .enumerate()
     {
         let (digest, data) = blob(200 + number as u64, size);
         let committed = cache.write(write_messages(&cache.write_name(&digest), &data, piece_bytes)).await;
@@ -81,7 +81,10 @@ async fn g03_a_wrong_hash_is_invalid_and_not_stored() {
         let (claimed, _) = blob(3, size);
         let actual = bytes(33, size);
         assert_invalid(&cache.upload(&claimed, &actual).await, "bytes of another hash");
-        assert_eq!(cache.find_missing(&[claimed.clone(), digest_of(&actual)]).await.expect("FindMissingBlobs").len(), 2);
+        assert_eq!(
+            cache.find_missing(&[claimed.clone(), digest_of(&actual)]).await.expect("FindMissingBlobs").len(),
+            2
+        );
         assert_code(&cache.read(&claimed).await, &[Code::NotFound], "a refused blob");
     }
 }
@@ -147,7 +150,8 @@ async fn g07_g10_g11_g12_g29_g30_compressed_names_are_refused_for_good() {
     assert_eq!(capabilities.supported_compressors, Vec::<i32>::new(), "compression came: bring these lines to life");
     for digest in [stored, absent_digest(7)] {
         for compressor in ["zstd", "deflate", "brotli", "identity", "lzma"] {
-            let rest = format!("uploads/{}/compressed-blobs/{compressor}/{}/{}", uuid(), digest.hash, digest.size_bytes);
+            let rest =
+                format!("uploads/{}/compressed-blobs/{compressor}/{}/{}", uuid(), digest.hash, digest.size_bytes);
             let outcome = cache.write(vec![piece(&rest, 0, b"\x28\xb5\x2f\xfd garbage", true)]).await;
             assert_invalid(&outcome, &rest);
             assert_invalid(&cache.write_status(&rest).await, &rest);
@@ -335,7 +339,8 @@ async fn g19_half_close_without_finish_stores_nothing() {
 #[tokio::test]
 async fn g20_trailing_metadata_is_ignored() {
     let (_server, cache) = start().await;
-    for (number, trailing) in ["/foo", "/foo/bar", "/a file name.txt", "/blobs/uploads/x", "/ü"].into_iter().enumerate() {
+    for (number, trailing) in ["/foo", "/foo/bar", "/a file name.txt", "/blobs/uploads/x", "/ü"].into_iter().enumerate()
+    {
         let (digest, data) = blob(2000 + number as u64, 3000);
         let name = cache.write_name(&digest) + trailing;
         assert!(!cache.write_status(&name).await.expect("QueryWriteStatus").complete);
@@ -351,7 +356,8 @@ async fn g21_what_is_no_uuid_is_treated_alike_everywhere() {
     for (number, id) in ["not-a-uuid", "1", "00000000-0000-0000-0000-000000000000"].into_iter().enumerate() {
         let (digest, data) = blob(2100 + number as u64, 3000);
         let name = format!("uploads/{id}/blobs/{}/3000", digest.hash);
-        let outcomes = [code(&cache.write_status(&name).await), code(&cache.write(write_messages(&name, &data, 1000)).await)];
+        let outcomes =
+            [code(&cache.write_status(&name).await), code(&cache.write(write_messages(&name, &data, 1000)).await)];
         assert!(outcomes == [Code::Ok; 2] || outcomes == [Code::InvalidArgument; 2], "{id}: {outcomes:?}");
         assert_eq!(cache.is_present(&digest).await, outcomes[1] == Code::Ok);
     }

@@ -233,9 +233,8 @@ impl Cache {
 
     /// Sends these messages as one Write call; the committed size.
     pub(crate) async fn write(&self, messages: Vec<WriteRequest>) -> Result<i64, Status> {
-        let call = async {
-            Ok(self.byte_stream().write(tokio_stream::iter(messages)).await?.into_inner().committed_size)
-        };
+        let call =
+            async { Ok(self.byte_stream().write(tokio_stream::iter(messages)).await?.into_inner().committed_size) };
         within("the answer to a Write", call).await
     }
 
@@ -248,9 +247,10 @@ impl Cache {
     pub(crate) fn open_write(&self) -> OpenWrite {
         let (sender, receiver) = mpsc::channel(4);
         let mut client = self.byte_stream();
-        let answer = tokio::spawn(async move {
-            Ok(client.write(ReceiverStream::new(receiver)).await?.into_inner().committed_size)
-        });
+        let answer =
+            tokio::spawn(
+                async move { Ok(client.write(ReceiverStream::new(receiver)).await?.into_inner().committed_size) },
+            );
         OpenWrite { sender: Some(sender), answer }
     }
 

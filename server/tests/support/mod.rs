@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each suite uses its own part of the harness")]
 
 pub(crate) mod blob;
+pub(crate) mod damage;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod process;

@@ -90,17 +90,7 @@ impl Server {
     /// Starts the process over the same folder; it must not be running.
     pub(crate) fn start_again(&mut self) {
         assert!(self.running.is_none(), "the server runs already");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cask"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--max-size", &self.options.max_size]);
-        command.arg("--dir").arg(self.store());
-        if let Some(lease) = &self.options.lease {
-            command.args(["--lease", lease]);
-        }
-        if let Some(lease_floor) = &self.options.lease_floor {
-            command.args(["--lease-floor", lease_floor]);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the server's binary starts");
+        let mut child = self.command().spawn().expect("the server's binary starts");
 
         let (ready, ready_receiver) = mpsc::channel();
         keep_lines(child.stdout.take().expect("a piped stdout"), self.log.clone(), move |line| {
@@ -121,6 +111,32 @@ impl Server {
         };
         let address = address.parse().unwrap_or_else(|_| panic!("not an address after {LISTENING:?}: {address:?}"));
         self.running = Some(Running { child, address });
+    }
+
+    /// The size limit from the next start on.
+    pub(crate) fn set_max_size(&mut self, max_size: &str) {
+        max_size.clone_into(&mut self.options.max_size);
+    }
+
+    /// Runs a second process over the same folder to its end: its exit status and all it printed.
+    pub(crate) fn run_another(&self) -> (ExitStatus, String) {
+        let output = self.command().output().expect("the server's binary starts");
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status, String::from_utf8_lossy(&printed).into_owned())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cask"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--max-size", &self.options.max_size]);
+        command.arg("--dir").arg(self.store());
+        if let Some(lease) = &self.options.lease {
+            command.args(["--lease", lease]);
+        }
+        if let Some(lease_floor) = &self.options.lease_floor {
+            command.args(["--lease-floor", lease_floor]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
     }
 
     /// SIGTERM, then waits for the end, which must be a clean one.

@@ -18,10 +18,6 @@ use crate::{start, start_with};
 
 const MIB: usize = 1024 * 1024;
 
-fn metadata(worker: &str) -> Option<ExecutedActionMetadata> {
-    Some(ExecutedActionMetadata { worker: worker.to_owned(), ..ExecutedActionMetadata::default() })
-}
-
 pub(crate) fn output_file(path: &str, digest: &Digest) -> OutputFile {
     OutputFile { path: path.to_owned(), digest: Some(digest.clone()), ..OutputFile::default() }
 }
@@ -36,7 +32,8 @@ fn symlink(path: &str, target: &str) -> OutputSymlink {
 
 /// A result that names itself, so that two can be told apart.
 pub(crate) fn result(worker: &str) -> ActionResult {
-    ActionResult { execution_metadata: metadata(worker), ..ActionResult::default() }
+    let metadata = ExecutedActionMetadata { worker: worker.to_owned(), ..ExecutedActionMetadata::default() };
+    ActionResult { execution_metadata: Some(metadata), ..ActionResult::default() }
 }
 
 pub(crate) fn action(seed: u64) -> Digest {

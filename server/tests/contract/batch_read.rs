@@ -1,4 +1,4 @@
-//! Section D: BatchReadBlobs.
+//! Section D: `BatchReadBlobs`.
 //!
 //! D5's decoding waits for compression: until zstd is advertised every answer is plain.
 

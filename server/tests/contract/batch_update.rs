@@ -1,4 +1,4 @@
-//! Section C: BatchUpdateBlobs.
+//! Section C: `BatchUpdateBlobs`.
 //!
 //! C8, C10 and C11 ask for zstd, which is not advertised yet: what is not advertised is refused by item (C9), and
 //! those lines return with compression.

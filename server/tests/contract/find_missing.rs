@@ -1,4 +1,4 @@
-//! Section B: FindMissingBlobs.
+//! Section B: `FindMissingBlobs`.
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::{Digest, FindMissingBlobsRequest, digest_function};
 use tonic::Code;
@@ -143,7 +143,7 @@ async fn b10_functions_of_equal_length_do_not_alias() {
     let stored = cache.store(b"stored under SHA256").await;
     for function in [digest_function::Value::Blake3, digest_function::Value::Sha256tree] {
         match cache.find_missing_under(function as i32, std::slice::from_ref(&stored)).await {
-            Ok(missing) => assert_eq!(missing, [stored.clone()], "{function:?}"),
+            Ok(missing) => assert_eq!(missing, std::slice::from_ref(&stored), "{function:?}"),
             Err(status) => assert_eq!(status.code(), Code::InvalidArgument, "{function:?}: {status}"),
         }
     }

@@ -1,4 +1,4 @@
-//! Section E: GetTree.
+//! Section E: `GetTree`.
 
 use std::collections::HashSet;
 

@@ -46,7 +46,7 @@ async fn l12_an_unknown_service_is_not_found() {
 
 #[tokio::test]
 async fn l12_draining_is_not_serving() {
-    let (mut server, cache) = start().await;
+    let (server, cache) = start().await;
     let mut watch = HealthClient::new(cache.channel.clone()).watch(check("")).await.expect("Watch").into_inner();
     let first = within("the first state", watch.message()).await.expect("Watch").expect("a state");
     assert_eq!(first.status(), ServingStatus::Serving);
@@ -66,7 +66,7 @@ async fn l12_draining_is_not_serving() {
         // The watcher's stream may be ended instead: it serves no longer either way.
         Ok(None) => {}
         Err(status) => {
-            assert!(matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown), "{status}")
+            assert!(matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown), "{status}");
         }
     }
     // The write in flight is let through, or is told plainly.
@@ -80,7 +80,7 @@ async fn l12_draining_is_not_serving() {
     drop(watch);
     drop(cache);
     drop(other);
-    let status = server.wait();
+    let (status, mut server) = server.ended().await;
     assert!(status.success(), "after SIGTERM the server ended with {status}");
 
     server.start_again();
@@ -95,14 +95,14 @@ async fn l12_draining_is_not_serving() {
 /// SIGTERM ends a server that holds nothing but an idle connection and a write that never goes on.
 #[tokio::test]
 async fn l12_draining_ends_whatever_clients_do() {
-    let (mut server, cache) = start().await;
+    let (server, cache) = start().await;
     let (digest, data) = blob(13, 2000);
     let mut call = cache.open_write();
     let name = cache.write_name(&digest);
     call.send(piece(&name, 0, &data[..1000], false)).await;
     cache.write_status(&name).await.expect("QueryWriteStatus");
     server.terminate();
-    let (status, _server) = tokio::task::spawn_blocking(move || (server.wait(), server)).await.expect("a wait");
+    let (status, _server) = server.ended().await;
     assert!(status.success(), "after SIGTERM the server ended with {status}");
     drop(call);
 }

@@ -281,14 +281,11 @@ async fn a_folder_that_is_something_elses_is_refused_with_a_word() {
 
 #[tokio::test]
 async fn a_stop_is_quick_with_idle_connections_open() {
-    let (mut server, cache) = start().await;
+    let (server, cache) = start().await;
     cache.store(b"something").await;
     let idle = TcpStream::connect(server.address()).await.expect("a connection");
     server.terminate();
-    let (status, _server) =
-        within("the end after SIGTERM", tokio::task::spawn_blocking(move || (server.wait(), server)))
-            .await
-            .expect("a wait");
+    let (status, _server) = server.ended().await;
     assert!(status.success(), "after SIGTERM the server ended with {status}");
     drop(idle);
     drop(cache);

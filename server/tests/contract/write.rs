@@ -1,4 +1,4 @@
-//! Section G: ByteStream.Write and QueryWriteStatus.
+//! Section G: ByteStream.Write and `QueryWriteStatus`.
 //!
 //! G7, G10 to G12, G29 and G30 ask for compression: until a compressor is advertised, a compressed name is refused
 //! for good. G8's "one stored copy" shows only in the store's size, which a black box cannot tell from slack.

@@ -19,8 +19,6 @@ pub(crate) const HANG_GUARD: Duration = Duration::from_secs(60);
 
 /// Awaits `future`, failing the test where it would hang for ever.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(HANG_GUARD, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what}: no answer in {HANG_GUARD:?}"),
-    }
+    let outcome = tokio::time::timeout(HANG_GUARD, future).await;
+    outcome.unwrap_or_else(|_| panic!("{what}: no answer in {HANG_GUARD:?}"))
 }

@@ -74,7 +74,7 @@ impl Log {
 
     fn text(&self) -> String {
         let lines = self.0.lock().expect("no holder of the log panics");
-        lines.iter().map(|line| format!("  | {line}\n")).collect()
+        lines.iter().fold(String::new(), |text, line| text + "  | " + line + "\n")
     }
 }
 
@@ -161,6 +161,12 @@ impl Server {
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut running = self.running.take().expect("the server runs");
         running.child.wait().expect("the process can be waited for")
+    }
+
+    /// As `wait`, for a test whose clients must go on while the server ends.
+    pub(crate) async fn ended(mut self) -> (ExitStatus, Self) {
+        let wait = tokio::task::spawn_blocking(move || (self.wait(), self));
+        super::within("the server's end", wait).await.expect("waiting does not panic")
     }
 
     pub(crate) fn kill_and_restart(&mut self) {

@@ -77,6 +77,13 @@ impl Key {
     pub(crate) fn second_selector(self) -> Selector {
         Selector((self.0 >> (Fingerprint::BITS + Selector::BITS)) as u64)
     }
+
+    /// Selects the key's two buckets in its shard's stash, as a fraction of 2^64: from the selectors' bits alone (a
+    /// fingerprint must not be predictable from where it stands), stirred so that the keys of one crowded bucket part.
+    #[inline]
+    pub(crate) fn stash_fraction(self) -> u64 {
+        ((self.0 >> Fingerprint::BITS) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 /// 58 bits of a key, never 0: what a slot is recognised by.
@@ -122,7 +129,7 @@ impl Selector {
 
 /// Whole part and fraction of `fraction / 2^64 * count`.
 #[inline]
-fn scale(fraction: u64, count: usize) -> (usize, u64) {
+pub(crate) fn scale(fraction: u64, count: usize) -> (usize, u64) {
     let product = u128::from(fraction) * count as u128;
     ((product >> u64::BITS) as usize, product as u64)
 }

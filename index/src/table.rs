@@ -54,6 +54,7 @@ pub struct Table {
     locations: Lines,
     shards: Box<[Shard]>,
     buckets_per_shard: usize,
+    stash_buckets_per_shard: usize,
 }
 
 #[repr(align(64))]
@@ -72,13 +73,13 @@ const SHARD_COUNT_MAX: usize = 256;
 /// What selectors can tell apart.
 const BUCKET_COUNT_MAX: u64 = 1 << Selector::BITS;
 
-/// The places of a key. `second` is never `first`; both are buckets of `shard`.
+/// The places of a key: two buckets of `shard` that differ, and two of its stash.
 #[derive(Clone, Copy)]
 pub(crate) struct Places {
     fingerprint: Fingerprint,
     shard: usize,
-    first: usize,
-    second: usize,
+    buckets: (usize, usize),
+    stash_fraction: u64,
 }
 
 /// A slot by number.
@@ -101,19 +102,16 @@ impl Table {
         let bucket_count = bucket_count as usize;
         let shard_count = (bucket_count / BUCKETS_PER_SHARD_MIN).clamp(1, SHARD_COUNT_MAX);
         let buckets_per_shard = bucket_count.div_ceil(shard_count);
-        let bucket_count = shard_count * buckets_per_shard;
+        let stash_buckets_per_shard = stash::bucket_count(buckets_per_shard);
 
-        let line_count = bucket_count + shard_count * stash::BUCKETS;
-        let shard = |index: usize| Shard {
-            writer: WriterLock::new(),
-            entry_count: AtomicU64::new(0),
-            stash: Stash::new(bucket_count + index * stash::BUCKETS),
-        };
+        let line_count = shard_count * (buckets_per_shard + stash_buckets_per_shard);
+        let shard = || Shard { writer: WriterLock::new(), entry_count: AtomicU64::new(0), stash: Stash::new() };
         Ok(Table {
             fingerprints: Lines::new(line_count)?,
             locations: Lines::new(line_count)?,
-            shards: (0..shard_count).map(shard).collect(),
+            shards: (0..shard_count).map(|_| shard()).collect(),
             buckets_per_shard,
+            stash_buckets_per_shard,
         })
     }
 
@@ -139,7 +137,7 @@ impl Table {
         let index = self.empty_slot(places).ok_or(TableFull)?;
         self.slot(index).publish(places.fingerprint, location, touched);
         shard.entry_count.fetch_add(1, Ordering::Relaxed);
-        if shard.stash.holds_bucket(index.bucket) {
+        if self.is_stash_bucket(index.bucket) {
             shard.stash.entry_added();
         }
         Ok(Inserted::New)
@@ -173,7 +171,7 @@ impl Table {
         let removed = remove(self.slot(index), places.fingerprint);
         if removed {
             shard.entry_count.fetch_sub(1, Ordering::Relaxed);
-            if shard.stash.holds_bucket(index.bucket) {
+            if self.is_stash_bucket(index.bucket) {
                 shard.stash.entry_removed();
             }
         }
@@ -202,8 +200,10 @@ impl Table {
                 continue;
             }
             let first = index * self.buckets_per_shard;
-            let buckets = (first..first + self.buckets_per_shard).chain(shard.stash.buckets_in_use());
-            buckets.for_each(|bucket| bucket::sweep(&self.fingerprints[bucket], StaleEpochs(stale)));
+            let buckets = &self.fingerprints[first..first + self.buckets_per_shard];
+            let stash = &self.fingerprints[self.stash_first_bucket(index)..][..self.stash_buckets_per_shard];
+            let stash = if shard.stash.is_empty() { &[] } else { stash };
+            buckets.iter().chain(stash).for_each(|line| bucket::sweep(line, StaleEpochs(stale)));
         }
     }
 
@@ -214,7 +214,7 @@ impl Table {
 
     /// Entries that stand in a stash: more than a few say that the table is too small.
     pub fn stash_entry_count(&self) -> u64 {
-        self.shards.iter().map(|shard| u64::from(shard.stash.entry_count())).sum()
+        self.shards.iter().map(|shard| shard.stash.entry_count()).sum()
     }
 
     /// Slots of the buckets; the stashes come on top.
@@ -224,7 +224,7 @@ impl Table {
 
     /// Slots of the stashes.
     pub fn stash_slot_count(&self) -> u64 {
-        (self.shards.len() * stash::BUCKETS * SLOTS) as u64
+        (self.shards.len() * self.stash_buckets_per_shard * SLOTS) as u64
     }
 
     /// Bytes reserved (virtual), all in.
@@ -236,19 +236,36 @@ impl Table {
     #[inline]
     pub(crate) fn places(&self, key: Key) -> Places {
         let (shard, first) = key.first_selector().scale_twice(self.shards.len(), self.buckets_per_shard);
-        let mut second = key.second_selector().scale(self.buckets_per_shard);
-        if second == first {
-            second = if first == 0 { 1 } else { first - 1 };
-        }
+        let second = stash::other_than(first, key.second_selector().scale(self.buckets_per_shard));
         let shard_first = shard * self.buckets_per_shard;
-        Places { fingerprint: key.fingerprint(), shard, first: shard_first + first, second: shard_first + second }
+        Places {
+            fingerprint: key.fingerprint(),
+            shard,
+            buckets: (shard_first + first, shard_first + second),
+            stash_fraction: key.stash_fraction(),
+        }
+    }
+
+    fn stash_buckets(&self, places: Places) -> (usize, usize) {
+        let (first, second) = stash::buckets_of(places.stash_fraction, self.stash_buckets_per_shard);
+        let stash_first = self.stash_first_bucket(places.shard);
+        (stash_first + first, stash_first + second)
+    }
+
+    /// Stashes lie behind all buckets of all shards.
+    fn stash_first_bucket(&self, shard: usize) -> usize {
+        self.shards.len() * self.buckets_per_shard + shard * self.stash_buckets_per_shard
+    }
+
+    fn is_stash_bucket(&self, bucket: usize) -> bool {
+        bucket >= self.shards.len() * self.buckets_per_shard
     }
 
     /// Fetches the fingerprint lines of a key that is about to be looked up.
     #[inline]
     pub(crate) fn prefetch(&self, places: Places) {
-        self.fingerprints.prefetch(places.first);
-        self.fingerprints.prefetch(places.second);
+        self.fingerprints.prefetch(places.buckets.0);
+        self.fingerprints.prefetch(places.buckets.1);
     }
 
     #[inline]
@@ -260,27 +277,33 @@ impl Table {
     /// The slot with the key's fingerprint. Without the lock it may be emptied or reused at any time.
     #[inline]
     fn find(&self, places: Places) -> Option<SlotIndex> {
-        let slots_in = |bucket: usize| bucket::slots_with(&self.fingerprints[bucket], places.fingerprint);
-        // Both buckets are looked at before anything is decided: which of them holds a key cannot be predicted.
-        let slots = slots_in(places.first) | slots_in(places.second) << SLOTS;
-        if slots != 0 {
-            let index = slots.trailing_zeros() as usize;
-            let bucket = if index < SLOTS { places.first } else { places.second };
-            return Some(SlotIndex { bucket, slot: index % SLOTS });
+        let found = self.find_in(places.buckets, places.fingerprint);
+        if found.is_some() || self.shards[places.shard].stash.is_empty() {
+            return found;
         }
-        let mut stashed = self.shards[places.shard].stash.buckets_in_use().map(|bucket| (bucket, slots_in(bucket)));
-        stashed.find(|&(_, slots)| slots != 0).map(lowest_slot)
+        self.find_in(self.stash_buckets(places), places.fingerprint)
     }
 
-    /// Where a new entry goes: the emptier bucket, else the stash. Under the lock.
+    /// Both buckets are looked at before anything is decided: which of them holds a key cannot be predicted.
+    #[inline]
+    fn find_in(&self, (first, second): (usize, usize), fingerprint: Fingerprint) -> Option<SlotIndex> {
+        let slots_in = |bucket: usize| bucket::slots_with(&self.fingerprints[bucket], fingerprint);
+        let slots = slots_in(first) | slots_in(second) << SLOTS;
+        let index = slots.trailing_zeros() as usize;
+        let bucket = if index < SLOTS { first } else { second };
+        (slots != 0).then_some(SlotIndex { bucket, slot: index % SLOTS })
+    }
+
+    /// Where a new entry goes: the emptier bucket, else the emptier bucket of the stash. Under the lock.
     fn empty_slot(&self, places: Places) -> Option<SlotIndex> {
+        self.empty_slot_in(places.buckets).or_else(|| self.empty_slot_in(self.stash_buckets(places)))
+    }
+
+    fn empty_slot_in(&self, (first, second): (usize, usize)) -> Option<SlotIndex> {
         let empty = |bucket: usize| (bucket, bucket::empty_slots(&self.fingerprints[bucket]));
-        let (first, second) = (empty(places.first), empty(places.second));
-        let emptier = if second.1.count_ones() > first.1.count_ones() { second } else { first };
-        if emptier.1 != 0 {
-            return Some(lowest_slot(emptier));
-        }
-        self.shards[places.shard].stash.buckets().map(empty).find(|&(_, slots)| slots != 0).map(lowest_slot)
+        let (first, second) = (empty(first), empty(second));
+        let (bucket, slots) = if second.1.count_ones() > first.1.count_ones() { second } else { first };
+        (slots != 0).then_some(SlotIndex { bucket, slot: slots.trailing_zeros() as usize })
     }
 
     #[inline]
@@ -292,12 +315,6 @@ impl Table {
     fn slot(&self, index: SlotIndex) -> Slot<'_> {
         Slot { word: self.word(index), location: &self.locations[index.bucket].words[index.slot] }
     }
-}
-
-/// Of a nonempty set of slots in a bucket.
-#[inline]
-fn lowest_slot((bucket, slots): (usize, u32)) -> SlotIndex {
-    SlotIndex { bucket, slot: slots.trailing_zeros() as usize }
 }
 
 /// Sizes only.
@@ -417,8 +434,14 @@ mod tests {
             let places = table.places(Key::from_bytes(u128::to_le_bytes(extreme)));
             let shard = places.shard * table.buckets_per_shard..(places.shard + 1) * table.buckets_per_shard;
             assert!(places.shard < table.shards.len());
-            assert!(shard.contains(&places.first) && shard.contains(&places.second), "{extreme:x}");
-            assert_ne!(places.first, places.second, "{extreme:x}");
+            let (first, second) = places.buckets;
+            assert!(shard.contains(&first) && shard.contains(&second), "{extreme:x}");
+            assert_ne!(first, second, "{extreme:x}");
+            let stash_first = table.stash_first_bucket(places.shard);
+            let stash = stash_first..stash_first + table.stash_buckets_per_shard;
+            let (first, second) = table.stash_buckets(places);
+            assert!(stash.contains(&first) && stash.contains(&second), "{extreme:x}");
+            assert_ne!(first, second, "{extreme:x}");
         }
     }
 
@@ -451,7 +474,7 @@ mod tests {
         let table = Table::with_capacity(1000).unwrap();
         let epoch = TouchEpoch::from_u8(5);
         for length in [0, 1, 15, 16, 17, 100] {
-            let present = |position: usize| position % 3 != 0;
+            let present = |position: usize| !position.is_multiple_of(3);
             let batch: Vec<Key> = (0..length).map(|position| key(position as u32)).collect();
             for (position, &key) in batch.iter().enumerate().filter(|&(position, _)| present(position)) {
                 table.insert(key, Location::new(position as u32, 0, 64), EPOCH).unwrap();

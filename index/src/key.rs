@@ -87,7 +87,7 @@ impl Key {
 }
 
 /// 58 bits of a key, never 0: what a slot is recognised by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fingerprint(u64);
 
 impl Fingerprint {

@@ -74,7 +74,7 @@ const SHARD_COUNT_MAX: usize = 256;
 const BUCKET_COUNT_MAX: u64 = 1 << Selector::BITS;
 
 /// The places of a key: two buckets of `shard` that differ, and two of its stash.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Places {
     fingerprint: Fingerprint,
     shard: usize,
@@ -121,20 +121,20 @@ impl Table {
     #[inline]
     pub fn get(&self, key: Key) -> Option<Found> {
         let places = self.places(key);
-        self.prefetch(places);
-        self.slot(self.find(places)?).get(places.fingerprint)
+        self.prefetch_buckets(&places);
+        self.slot(self.find(&places)?).get(places.fingerprint)
     }
 
     /// Stores where the key's record stands, over what was stored before. Not when both buckets and the stash are full.
     pub fn insert(&self, key: Key, location: Location, touched: TouchEpoch) -> Result<Inserted, TableFull> {
         let places = self.places(key);
-        self.prefetch(places);
+        self.prefetch_buckets(&places);
         let shard = &self.shards[places.shard];
         let _writer = shard.writer.lock();
-        if let Some(index) = self.find(places) {
+        if let Some(index) = self.find(&places) {
             return Ok(Inserted::Replaced(self.slot(index).replace(places.fingerprint, location, touched)));
         }
-        let index = self.empty_slot(places).ok_or(TableFull)?;
+        let index = self.empty_slot(&places).ok_or(TableFull)?;
         self.slot(index).publish(places.fingerprint, location, touched);
         shard.entry_count.fetch_add(1, Ordering::Relaxed);
         if self.is_stash_bucket(index.bucket) {
@@ -147,7 +147,7 @@ impl Table {
     pub fn relocate(&self, key: Key, from: Location, to: Location) -> bool {
         let places = self.places(key);
         let _writer = self.shards[places.shard].writer.lock();
-        self.find(places).is_some_and(|index| self.slot(index).relocate(from, to))
+        self.find(&places).is_some_and(|index| self.slot(index).relocate(from, to))
     }
 
     /// Removes the entry if it is still at `location`.
@@ -167,7 +167,7 @@ impl Table {
         let places = self.places(key);
         let shard = &self.shards[places.shard];
         let _writer = shard.writer.lock();
-        let Some(index) = self.find(places) else { return false };
+        let Some(index) = self.find(&places) else { return false };
         let removed = remove(self.slot(index), places.fingerprint);
         if removed {
             shard.entry_count.fetch_sub(1, Ordering::Relaxed);
@@ -182,8 +182,8 @@ impl Table {
     #[inline]
     pub fn touch(&self, key: Key, epoch: TouchEpoch) -> bool {
         let places = self.places(key);
-        self.prefetch(places);
-        self.touch_at(places, epoch)
+        self.prefetch_buckets(&places);
+        self.touch_in_buckets(&places, epoch) || self.touch_in_stash(&places, epoch)
     }
 
     /// Sets every entry older than [`EpochLength::AGE_PERIODS_MAX`] to OLD; to be run at least every 8 periods. Takes no
@@ -246,7 +246,8 @@ impl Table {
         }
     }
 
-    fn stash_buckets(&self, places: Places) -> (usize, usize) {
+    #[inline]
+    fn stash_buckets(&self, places: &Places) -> (usize, usize) {
         let (first, second) = stash::buckets_of(places.stash_fraction, self.stash_buckets_per_shard);
         let stash_first = self.stash_first_bucket(places.shard);
         (stash_first + first, stash_first + second)
@@ -263,23 +264,52 @@ impl Table {
 
     /// Fetches the fingerprint lines of a key that is about to be looked up.
     #[inline]
-    pub(crate) fn prefetch(&self, places: Places) {
+    pub(crate) fn prefetch_buckets(&self, places: &Places) {
         self.fingerprints.prefetch(places.buckets.0);
         self.fingerprints.prefetch(places.buckets.1);
     }
 
+    /// The same for what is not in its buckets.
     #[inline]
-    pub(crate) fn touch_at(&self, places: Places, epoch: TouchEpoch) -> bool {
-        // Removed between the two looks: absent, as it was at that moment.
-        self.find(places).is_some_and(|index| bucket::touch(self.word(index), places.fingerprint, epoch))
+    pub(crate) fn prefetch_stash(&self, places: &Places) {
+        if !self.shards[places.shard].stash.is_empty() {
+            let (first, second) = self.stash_buckets(places);
+            self.fingerprints.prefetch(first);
+            self.fingerprints.prefetch(second);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn touch_in_buckets(&self, places: &Places, epoch: TouchEpoch) -> bool {
+        self.find_in_buckets(places).is_some_and(|index| self.touch_at(index, places, epoch))
+    }
+
+    #[inline]
+    pub(crate) fn touch_in_stash(&self, places: &Places, epoch: TouchEpoch) -> bool {
+        self.find_in_stash(places).is_some_and(|index| self.touch_at(index, places, epoch))
+    }
+
+    #[inline]
+    fn touch_at(&self, index: SlotIndex, places: &Places, epoch: TouchEpoch) -> bool {
+        // False when it was removed since it was found: absent, as it was at that moment.
+        bucket::touch(self.word(index), places.fingerprint, epoch)
     }
 
     /// The slot with the key's fingerprint. Without the lock it may be emptied or reused at any time.
     #[inline]
-    fn find(&self, places: Places) -> Option<SlotIndex> {
-        let found = self.find_in(places.buckets, places.fingerprint);
-        if found.is_some() || self.shards[places.shard].stash.is_empty() {
-            return found;
+    fn find(&self, places: &Places) -> Option<SlotIndex> {
+        self.find_in_buckets(places).or_else(|| self.find_in_stash(places))
+    }
+
+    #[inline]
+    fn find_in_buckets(&self, places: &Places) -> Option<SlotIndex> {
+        self.find_in(places.buckets, places.fingerprint)
+    }
+
+    #[inline]
+    fn find_in_stash(&self, places: &Places) -> Option<SlotIndex> {
+        if self.shards[places.shard].stash.is_empty() {
+            return None;
         }
         self.find_in(self.stash_buckets(places), places.fingerprint)
     }
@@ -295,7 +325,7 @@ impl Table {
     }
 
     /// Where a new entry goes: the emptier bucket, else the emptier bucket of the stash. Under the lock.
-    fn empty_slot(&self, places: Places) -> Option<SlotIndex> {
+    fn empty_slot(&self, places: &Places) -> Option<SlotIndex> {
         self.empty_slot_in(places.buckets).or_else(|| self.empty_slot_in(self.stash_buckets(places)))
     }
 
@@ -439,7 +469,7 @@ mod tests {
             assert_ne!(first, second, "{extreme:x}");
             let stash_first = table.stash_first_bucket(places.shard);
             let stash = stash_first..stash_first + table.stash_buckets_per_shard;
-            let (first, second) = table.stash_buckets(places);
+            let (first, second) = table.stash_buckets(&places);
             assert!(stash.contains(&first) && stash.contains(&second), "{extreme:x}");
             assert_ne!(first, second, "{extreme:x}");
         }

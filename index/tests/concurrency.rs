@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use cask_index::{EpochLength, Found, Inserted, Key, Keyer, Location, Table, TouchEpoch};
+use cask_index::{EpochLength, Found, Inserted, Key, Keyer, Location, Table, TableFull, TouchEpoch};
 
 const EPOCHS: EpochLength = EpochLength { length_ms: 10 };
 const STAYING_KEYS: u32 = 150;
@@ -25,7 +25,7 @@ fn staying_keys() -> Vec<Key> {
 
 #[test]
 fn what_stays_is_always_found() {
-    // Small enough that the stash is in use and slots are reused at once.
+    // Small enough that the stash is in use (at times full, too) and slots are reused at once.
     let table = Table::with_capacity(u64::from(STAYING_KEYS) + WRITERS * u64::from(COMING_KEYS) / 2).unwrap();
     let keyer = Keyer::new(&[3; 32]);
     let staying = staying_keys();
@@ -66,16 +66,20 @@ fn what_stays_is_always_found() {
             let (table, keyer) = (&table, &keyer);
             writers.push(scope.spawn(move || {
                 // Another order of coming and going each round. In the odd rounds all leave.
+                let mut is_there = [false; COMING_KEYS as usize];
                 for round in 0..2 * ROUNDS {
                     for step in 0..COMING_KEYS {
                         let number = (step * 7 + round) % COMING_KEYS;
                         let (key, location) = (keyer.part(writer, number), home(1000 + number, 0));
+                        let is_there = &mut is_there[number as usize];
                         if round % 2 == 0 {
                             // Touched by a late toucher or not: nothing may be left of it from the round before.
-                            assert_eq!(table.insert(key, location, TouchEpoch::OLD), Ok(Inserted::New));
-                            table.touch(key, EPOCHS.epoch_at(u64::from(round)));
+                            let inserted = table.insert(key, location, TouchEpoch::OLD);
+                            assert!(matches!(inserted, Ok(Inserted::New) | Err(TableFull)), "{inserted:?}");
+                            *is_there = inserted.is_ok();
+                            assert_eq!(table.touch(key, EPOCHS.epoch_at(u64::from(round))), *is_there);
                         } else {
-                            assert!(table.remove(key, location));
+                            assert_eq!(table.remove(key, location), *is_there);
                             assert_eq!(table.get(key), None);
                         }
                     }

@@ -86,7 +86,7 @@ impl Cache {
             // Nobody listens any more when the request was cancelled.
             let _ = tell.send(outcome);
         });
-        self.engine().put_action(instance, action, &value, &closure.digests, done);
+        self.engine().put_action(instance, &entry_key(action), &value, &closure.digests, done);
         told.await.unwrap_or(Err(EngineError::Closed))?;
         Ok(result)
     }
@@ -98,7 +98,7 @@ impl Cache {
         action: &Digest,
         inline: InlineOptions,
     ) -> Result<ActionResult, ActionError> {
-        let (engine, owned_instance, owned_action) = (self.engine().clone(), instance.to_owned(), *action);
+        let (engine, owned_instance, owned_action) = (self.engine().clone(), instance.to_owned(), entry_key(action));
         // The entry may have to come from the disk.
         let value = blocking(move || engine.get_action(&owned_instance, &owned_action)).await?;
         let Some((mut result, has_closure)) = decode_entry(value) else {
@@ -211,6 +211,11 @@ impl Cache {
         *field = bytes;
         Ok(())
     }
+}
+
+/// What an entry is kept under: the action's hash alone, because an HTTP client names an action without its size.
+fn entry_key(action: &Digest) -> Digest {
+    Digest::new(action.function(), action.hash(), 0).expect("a digest's hash has its function's length")
 }
 
 /// What a stored entry is: one byte for its kind, then the encoded result.

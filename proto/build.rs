@@ -1,5 +1,5 @@
-//! Compiles the declarations under `proto/` in pure Rust (protox instead of protoc), once, into the generated modules and the
-//! descriptor set that server reflection hands out.
+//! Compiles the declarations under `proto/` in pure Rust (protox instead of protoc), once, into the generated modules
+//! and the descriptor set that server reflection hands out.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

@@ -57,12 +57,14 @@ impl Blob {
         }
         let part_size_bytes = u64::from(self.core.plan.geometry.part_size_bytes);
         let looked = if self.size_bytes() <= part_size_bytes {
-            self.core.look(self.key, may_block, |header| header.kind == RecordKind::Blob && header.digest == self.digest)
+            self.core
+                .look(self.key, may_block, |header| header.kind == RecordKind::Blob && header.digest == self.digest)
         } else {
             let Some(head) = self.head(may_block)? else { return Ok(None) };
             let number = (offset / part_size_bytes) as u32;
-            let looked =
-                self.core.look(self.core.keyer.part(head.nonce, number), may_block, |header| self.is_part(header, head, number));
+            let looked = self
+                .core
+                .look(self.core.keyer.part(head.nonce, number), may_block, |header| self.is_part(header, head, number));
             if matches!(looked, Looked::Absent | Looked::Corrupt) {
                 self.forget_head(head);
             }
@@ -112,7 +114,9 @@ impl Blob {
         let looked = self.core.index.get(self.key);
         let same = looked.and_then(|found| self.core.pin(found.location).map(|range| (found.location, range))).filter(
             |(location, range)| {
-                self.core.header_at(range, *location).is_some_and(|header| header.part.is_some_and(|tag| tag.nonce == head.nonce))
+                self.core
+                    .header_at(range, *location)
+                    .is_some_and(|header| header.part.is_some_and(|tag| tag.nonce == head.nonce))
             },
         );
         if let Some((location, _)) = same {

@@ -106,10 +106,6 @@ impl CommitQueue {
         self.state.lock().under_way.remove(&key).unwrap_or_default()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.state.lock().lanes.iter().all(VecDeque::is_empty)
-    }
-
     /// Waits for work; false when the queue is closed and empty.
     pub(crate) fn wait(&self, patience: Duration) -> bool {
         let mut state = self.state.lock();

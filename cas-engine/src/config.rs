@@ -133,7 +133,8 @@ impl Plan {
         // Superblock and lock, each at most twice while being replaced, and the touch snapshot, a byte an entry, twice
         // for the same reason. A snapshot that would not fit is not written.
         let metadata_bytes_max = (64 * 1024 + 4 * index_capacity).min(options.max_size_bytes / 32);
-        let segment_count = options.max_size_bytes.saturating_sub(metadata_bytes_max) / u64::from(geometry.segment_size_bytes);
+        let segment_count =
+            options.max_size_bytes.saturating_sub(metadata_bytes_max) / u64::from(geometry.segment_size_bytes);
         if segment_count < SEGMENT_COUNT_MIN {
             return Err(OpenError::Options(format!(
                 "max size {} holds only {segment_count} segments of {} bytes, at least {SEGMENT_COUNT_MIN} are needed; raise it to {} or more",
@@ -181,7 +182,9 @@ mod tests {
 
     #[test]
     fn geometry_follows_the_size() {
-        for (max_size_mib, segment_mib) in [(16, 1), (64, 1), (256, 4), (1024, 16), (4096, 64), (51_200, 64), (2 << 20, 256)] {
+        for (max_size_mib, segment_mib) in
+            [(16, 1), (64, 1), (256, 4), (1024, 16), (4096, 64), (51_200, 64), (2 << 20, 256)]
+        {
             let geometry = Geometry::for_new_store(&EngineOptions::new(max_size_mib * MIB)).unwrap();
             assert_eq!(u64::from(geometry.segment_size_bytes), segment_mib * MIB, "{max_size_mib} MiB");
         }

@@ -51,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) nonces: AtomicU64,
+    /// Period of the touch epochs in which maintenance ran last.
+    pub(crate) maintained_period: AtomicU64,
 }
 
 /// What a look at a record found.
@@ -165,7 +167,9 @@ impl Core {
                 self.header_at(&range, location)
             });
             if let Some(header) = header.filter(|header| {
-                matches!(header.kind, RecordKind::Blob | RecordKind::Head) && header.digest.hash() == hash && header.digest.function() == function
+                matches!(header.kind, RecordKind::Blob | RecordKind::Head)
+                    && header.digest.hash() == hash
+                    && header.digest.function() == function
             }) {
                 found = Some(header.digest);
             }

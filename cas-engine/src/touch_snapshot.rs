@@ -25,7 +25,8 @@ impl Core {
         let mut segments = HashMap::new();
         for sealed in self.ledger.sealed_segments() {
             if let Some(footer) = self.read_footer(sealed) {
-                segments.insert((sealed.number, sealed.sequence), self.touches_of(sealed.number, &footer.entries, now_ms));
+                segments
+                    .insert((sealed.number, sealed.sequence), self.touches_of(sealed.number, &footer.entries, now_ms));
             }
         }
         for class in LaneClass::ALL {
@@ -38,7 +39,11 @@ impl Core {
         let snapshot = TouchSnapshot { saved_ms: now_ms, period_ms: self.plan.epochs.length_ms, segments };
         // Twice: the old one stands beside the new one until that is complete.
         if snapshot.encoded_bytes() * 2 + 4096 > self.plan.metadata_bytes_max {
-            tracing::warn!(event = "touches_not_saved", bytes = snapshot.encoded_bytes(), "too many records for a touch snapshot");
+            tracing::warn!(
+                event = "touches_not_saved",
+                bytes = snapshot.encoded_bytes(),
+                "too many records for a touch snapshot"
+            );
             return Ok(());
         }
         self.disk.replace_small(FILE_NAME, &snapshot.encode())
@@ -47,7 +52,8 @@ impl Core {
     fn touches_of(&self, number: u32, entries: &[FooterEntry], now_ms: u64) -> Vec<u8> {
         let touch = |entry: &FooterEntry| match self.index.get(entry.key) {
             Some(Found { location, touched, hit }) if location == location_of(number, entry) => {
-                let age = self.plan.epochs.age_periods(now_ms, touched).map_or(OLDER_THAN_THE_RING, |age| AGE_BASE + age);
+                let age =
+                    self.plan.epochs.age_periods(now_ms, touched).map_or(OLDER_THAN_THE_RING, |age| AGE_BASE + age);
                 age | if hit { HIT } else { 0 }
             }
             _ => NO_ENTRY,
@@ -57,7 +63,12 @@ impl Core {
 }
 
 /// The touch that a snapshot's byte stands for, seen from `now_ms`. `None`: it says nothing of this entry.
-pub(crate) fn restore(snapshot: &TouchSnapshot, epochs: cask_index::EpochLength, raw: u8, now_ms: u64) -> Option<(TouchEpoch, bool)> {
+pub(crate) fn restore(
+    snapshot: &TouchSnapshot,
+    epochs: cask_index::EpochLength,
+    raw: u8,
+    now_ms: u64,
+) -> Option<(TouchEpoch, bool)> {
     let hit = raw & HIT != 0;
     match raw & !HIT {
         NO_ENTRY => None,

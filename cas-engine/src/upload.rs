@@ -123,8 +123,12 @@ impl Upload {
         self.received_bytes
     }
 
-    /// How many bytes `append` takes before the part is full. Zero: call `flush_part` first.
+    /// How many bytes `append` takes before the part is full. Zero: call `flush_part` first. Unbounded once the digest's
+    /// size is reached: there is no right data any more, and `append` says so.
     pub fn part_room_bytes(&self) -> usize {
+        if self.received_bytes == self.digest.size_bytes() {
+            return usize::MAX;
+        }
         self.core.plan.geometry.part_size_bytes as usize - self.staged.len()
     }
 
@@ -141,7 +145,12 @@ impl Upload {
         if data.len() as u64 > self.digest.size_bytes() - self.received_bytes {
             return Err(self.mismatch(format!("more than {} bytes were sent", self.digest.size_bytes())));
         }
-        assert!(data.len() <= self.part_room_bytes(), "a part takes {} bytes, not {}", self.part_room_bytes(), data.len());
+        assert!(
+            data.len() <= self.part_room_bytes(),
+            "a part takes {} bytes, not {}",
+            self.part_room_bytes(),
+            data.len()
+        );
         self.hasher.update(data);
         self.staged.extend_from_slice(data);
         self.received_bytes += data.len() as u64;

@@ -88,11 +88,16 @@ impl Core {
                     Ok(()) => continue,
                     Err(Unopened::Space(NoSpace::Wait)) => return rest,
                     Err(Unopened::Space(NoSpace::Exhausted { until_ms })) => {
-                        written.extend(rest.into_iter().map(|submission| Written { submission, outcome: Err(self.full(until_ms)) }));
+                        written.extend(
+                            rest.into_iter()
+                                .map(|submission| Written { submission, outcome: Err(self.full(until_ms)) }),
+                        );
                         return Vec::new();
                     }
                     Err(Unopened::Failed(error)) => {
-                        written.extend(rest.into_iter().map(|submission| Written { submission, outcome: Err(error.clone()) }));
+                        written.extend(
+                            rest.into_iter().map(|submission| Written { submission, outcome: Err(error.clone()) }),
+                        );
                         return Vec::new();
                     }
                 }
@@ -108,12 +113,19 @@ impl Core {
                     if !touched.iter().any(|segment| Arc::ptr_eq(segment, &open.segment)) {
                         touched.push(Arc::clone(&open.segment));
                     }
-                    written.extend(batch.into_iter().zip(locations).map(|(submission, location)| Written { submission, outcome: Ok(location) }));
+                    written.extend(
+                        batch
+                            .into_iter()
+                            .zip(locations)
+                            .map(|(submission, location)| Written { submission, outcome: Ok(location) }),
+                    );
                 }
                 Err(error) => {
                     self.abandon(&mut lane, &error);
                     let error = EngineError::Storage(error.to_string());
-                    written.extend(batch.into_iter().map(|submission| Written { submission, outcome: Err(error.clone()) }));
+                    written.extend(
+                        batch.into_iter().map(|submission| Written { submission, outcome: Err(error.clone()) }),
+                    );
                 }
             }
         }
@@ -209,11 +221,23 @@ impl Core {
         }
     }
 
+    /// At close: whatever still waits for space will not get it.
+    pub(crate) fn fail_queued(&self) {
+        for class in NEW_LANES {
+            for submission in self.queue.take(class, usize::MAX) {
+                self.publish(submission, Err(EngineError::Closed));
+            }
+        }
+    }
+
     fn index_full(&self) -> EngineError {
         self.counters.uploads_refused.fetch_add(1, Ordering::Relaxed);
         EngineError::Full {
             retry_after: std::time::Duration::from_millis(INDEX_FULL_RETRY_MS),
-            advice: format!("the index holds {} entries and takes no more; raise index_capacity", self.index.entry_count()),
+            advice: format!(
+                "the index holds {} entries and takes no more; raise index_capacity",
+                self.index.entry_count()
+            ),
         }
     }
 }

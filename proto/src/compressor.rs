@@ -2,7 +2,8 @@
 
 use crate::error::{WireError, excerpt};
 
-/// How a blob's bytes are wrapped on the wire; digests are always of the unwrapped bytes. Discriminants are wire numbers.
+/// How a blob's bytes are wrapped on the wire; digests are always of the unwrapped bytes. Discriminants are wire
+/// numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(i32)]
 pub enum Compressor {

@@ -1,14 +1,14 @@
 //! Digests on the wire <-> [`Digest`].
 //!
-//! A request names its digest function once, or not at all: then the hash's length decides, among the functions whose lengths differ.
-//! [`FunctionRule`] is that decision, made once a request and applied to each of its digests.
+//! A request names its digest function once, or not at all: then the hash's length decides, among the functions whose
+//! lengths differ. [`FunctionRule`] is that decision, made once a request and applied to each of its digests.
 
 use cask_index::{Digest, DigestFunction};
 
 use crate::{error::WireError, reapi};
 
-/// Hash lengths (in hexadecimal characters) that name a function by themselves; the other functions share a length with one of these
-/// and have to be named.
+/// Hash lengths (in hexadecimal characters) that name a function by themselves; the other functions share a length with
+/// one of these and have to be named.
 const FUNCTION_BY_HASH_CHARS: [(usize, DigestFunction); 5] = [
     (32, DigestFunction::Md5),
     (40, DigestFunction::Sha1),
@@ -50,7 +50,8 @@ impl FunctionRule {
         }
     }
 
-    /// The function of a hash that has this many hexadecimal characters. A named function is not checked against it here.
+    /// The function of a hash that has this many hexadecimal characters. A named function is not checked against it
+    /// here.
     pub fn function(self, hash_chars: usize) -> Result<DigestFunction, WireError> {
         match self {
             Self::Named(function) => Ok(function),

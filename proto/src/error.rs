@@ -1,6 +1,6 @@
 //! What can be wrong with names and digests that a client sent.
 //!
-//! Every variant is the client's fault and permanent: the edge answers INVALID_ARGUMENT (HTTP 400) with the text.
+//! Every variant is the client's fault and permanent: the edge answers `INVALID_ARGUMENT` (HTTP 400) with the text.
 
 use cask_index::{DigestError, DigestFunction};
 
@@ -59,12 +59,14 @@ pub enum WireError {
     UploadIdMalformed(String),
     /// Not the name of a blob to read.
     #[error(
-        "`{0}` is not of the form [instance/]blobs/[function/]hash/size or [instance/]compressed-blobs/compressor/[function/]hash/size"
+        "`{0}` is not of the form [instance/]blobs/[function/]hash/size \
+         or [instance/]compressed-blobs/compressor/[function/]hash/size"
     )]
     NotAReadName(String),
     /// Not the name of an upload.
     #[error(
-        "`{0}` is not of the form [instance/]uploads/uuid/blobs/[function/]hash/size or [instance/]uploads/uuid/compressed-blobs/compressor/[function/]hash/size"
+        "`{0}` is not of the form [instance/]uploads/uuid/blobs/[function/]hash/size \
+         or [instance/]uploads/uuid/compressed-blobs/compressor/[function/]hash/size"
     )]
     NotAWriteName(String),
 }

@@ -1,13 +1,14 @@
-//! ByteStream resource names and instance names <-> typed values.
+//! `ByteStream` resource names and instance names <-> typed values.
 //!
 //! ```text
 //! read    [instance/]blobs/[function/]hash/size
 //!         [instance/]compressed-blobs/compressor/[function/]hash/size
 //! write   [instance/]uploads/upload id/(one of the above)[/anything, ignored]
 //! ```
-//! Strict on purpose: one blob of one instance has one name, so `parse(print(x)) == x`, and `print(parse(s)) == s` for every read name and every
-//! write name without ignored text. The first reserved word ends the instance name; that is why instance names must not contain one.
-//! Called at the edge, before anything else looks at a request.
+//!
+//! Strict on purpose: one blob of one instance has one name, so `parse(print(x)) == x`, and `print(parse(s)) == s` for
+//! every read name and every write name without ignored text. The first reserved word ends the instance name; that is
+//! why instance names must not contain one. Called at the edge, before anything else looks at a request.
 
 use std::fmt;
 
@@ -27,7 +28,8 @@ fn reserved(segment: &str) -> Option<&'static str> {
     RESERVED_SEGMENTS.into_iter().find(|word| *word == segment)
 }
 
-/// Name of an instance: empty, or segments joined by single slashes, none of them reserved, `.` or `..`, none with control characters.
+/// Name of an instance: empty, or segments joined by single slashes, none of them reserved, `.` or `..`, none with
+/// control characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceName(String);
 
@@ -72,7 +74,8 @@ impl fmt::Display for InstanceName {
     }
 }
 
-/// What a client calls one upload. Normally a UUID, never interpreted, and not unique: clients reuse one for several blobs.
+/// What a client calls one upload. Normally a UUID, never interpreted, and not unique: clients reuse one for several
+/// blobs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UploadId(String);
 
@@ -112,7 +115,8 @@ impl ReadName {
         Self::parse_with(name, |_| FunctionRule::INFERRED)
     }
 
-    /// As [`ReadName::parse`], for instances that may prefer a function: `rule` is asked when the name does not name one.
+    /// As [`ReadName::parse`], for instances that may prefer a function: `rule` is asked when the name does not name
+    /// one.
     pub fn parse_with(name: &str, rule: impl FnOnce(&InstanceName) -> FunctionRule) -> Result<Self, WireError> {
         let malformed = || WireError::NotAReadName(excerpt(name));
         let (instance, mut segments) = split_instance(name)?.ok_or_else(malformed)?;
@@ -145,12 +149,14 @@ pub struct WriteName {
 }
 
 impl WriteName {
-    /// Parses a name whose digest function, when not named, follows from the hash's length. What follows the size is ignored.
+    /// Parses a name whose digest function, when not named, follows from the hash's length. What follows the size is
+    /// ignored.
     pub fn parse(name: &str) -> Result<Self, WireError> {
         Self::parse_with(name, |_| FunctionRule::INFERRED)
     }
 
-    /// As [`WriteName::parse`], for instances that may prefer a function: `rule` is asked when the name does not name one.
+    /// As [`WriteName::parse`], for instances that may prefer a function: `rule` is asked when the name does not name
+    /// one.
     pub fn parse_with(name: &str, rule: impl FnOnce(&InstanceName) -> FunctionRule) -> Result<Self, WireError> {
         let malformed = || WireError::NotAWriteName(excerpt(name));
         let (instance, mut segments) = split_instance(name)?.ok_or_else(malformed)?;
@@ -173,7 +179,8 @@ impl fmt::Display for WriteName {
 
 type Segments<'a> = std::str::Split<'a, char>;
 
-/// Parts the instance name from the segments that begin with the first reserved word; `None` when there is no such word.
+/// Parts the instance name from the segments that begin with the first reserved word; `None` when there is no such
+/// word.
 fn split_instance(name: &str) -> Result<Option<(InstanceName, Segments<'_>)>, WireError> {
     let mut start = 0;
     for segment in name.split('/') {
@@ -210,6 +217,8 @@ fn parse_blob(
         None => (rule(), Some(function_or_hash)),
     };
     let (Some(hash), Some(size)) = (hash, segments.next()) else { return Ok(None) };
+    // The hash first: of a name that is all wrong, the first wrong segment is reported.
+    let rule = FunctionRule::Named(rule.function(hash.len())?);
     Ok(Some((rule.digest(hash, parse_size(size)?)?, compressor)))
 }
 
@@ -220,7 +229,7 @@ fn function_segment(segment: &str) -> Result<Option<DigestFunction>, WireError> 
         "vso" => return Err(WireError::FunctionUnsupported("VSO")),
         _ => {}
     }
-    match DigestFunction::ALL.into_iter().find(|function| function.name() == segment) {
+    match DigestFunction::from_name(segment) {
         Some(function) if is_inferred_by_length(function) => Err(WireError::FunctionMustBeOmitted(function)),
         found => Ok(found),
     }

@@ -2,7 +2,7 @@
 
 use cask_index::{Digest, DigestError, DigestFunction};
 use cask_proto::{Compressor, InstanceName, ReadName, UploadId, WireError, WriteName, digest::FunctionRule};
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::RngSeed};
 
 const MD5: &str = "d41d8cd98f00b204e9800998ecf8427e";
 const SHA1: &str = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
@@ -181,7 +181,7 @@ fn read_names_that_are_refused() {
             ("compressed-blobs/zstd/sha256/H/5", "omit"),
             ("blobs/murmur3/M/5", "unsupported"),
             ("blobs/vso/H/5", "unsupported"),
-            ("blobs/BLAKE3/H/5", "size"),
+            ("blobs/BLAKE3/H/5", "unknown length"),
             ("blobs/blake3/S/5", "hash length"),
             ("blobs/gitsha1/H/5", "hash length"),
             // Compressors.
@@ -190,7 +190,7 @@ fn read_names_that_are_refused() {
             ("compressed-blobs/lz4/H/5", "compressor"),
             ("compressed-blobs//H/5", "compressor"),
             ("compressed-blobs/H/5", "compressor"),
-            ("blobs/zstd/H/5", "size"),
+            ("blobs/zstd/H/5", "unknown length"),
             // Instances.
             ("/blobs/H/5", "empty segment"),
             ("//blobs/H/5", "empty segment"),
@@ -306,9 +306,14 @@ fn any_instance() -> impl Strategy<Value = InstanceName> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        rng_seed: RngSeed::Fixed(0xca5c), failure_persistence: None, ..ProptestConfig::default()
+    })]
+
     #[test]
     fn a_printed_read_name_parses_to_itself(
-        instance in any_instance(), digest in any_digest(), compressor in prop::sample::select(Compressor::ALL.as_slice()),
+        instance in any_instance(), digest in any_digest(),
+        compressor in prop::sample::select(Compressor::ALL.as_slice()),
     ) {
         let name = ReadName { instance, digest, compressor };
         prop_assert_eq!(ReadName::parse(&name.to_string()), Ok(name));

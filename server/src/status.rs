@@ -1,6 +1,6 @@
 //! The one table from engine errors to gRPC status and HTTP code.
 //!
-//! Clients retry UNAVAILABLE, RESOURCE_EXHAUSTED, ABORTED, INTERNAL and UNKNOWN, so a fault that trying again cannot mend never
+//! Clients retry `UNAVAILABLE`, `RESOURCE_EXHAUSTED`, `ABORTED`, `INTERNAL` and `UNKNOWN`, so a fault that trying again cannot mend never
 //! gets one of these.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::cache::{ActionError, StartError};
 pub(crate) struct Answer {
     pub(crate) grpc: Code,
     pub(crate) http: StatusCode,
-    /// When to try again: RetryInfo on gRPC, `Retry-After` (in seconds, rounded up) on HTTP.
+    /// When to try again: `RetryInfo` on gRPC, `Retry-After` (in seconds, rounded up) on HTTP.
     pub(crate) retry_after: Option<Duration>,
     pub(crate) message: String,
 }
@@ -117,7 +117,8 @@ impl From<Answer> for Status {
     }
 }
 
-/// What is said about an error, for `map_err`.
+/// What is said about an error, for `map_err`, which hands it over by value.
+#[expect(clippy::needless_pass_by_value)]
 pub(crate) fn answer_of<E>(error: E) -> Answer
 where
     for<'a> Answer: From<&'a E>,

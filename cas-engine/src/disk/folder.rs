@@ -122,7 +122,9 @@ impl Disk for FolderDisk {
             // Stray files are not ours to judge: they are left alone and do not stop a start.
             match name.to_str().filter(|name| name.len() == 8).and_then(|name| u32::from_str_radix(name, 16).ok()) {
                 Some(number) => numbers.push(number),
-                None => tracing::warn!(event = "stray_file", name = %name.to_string_lossy(), "not a segment, left alone"),
+                None => {
+                    tracing::warn!(event = "stray_file", name = %name.to_string_lossy(), "not a segment, left alone")
+                }
             }
         }
         Ok(numbers)
@@ -132,11 +134,11 @@ impl Disk for FolderDisk {
         let file = OpenOptions::new().read(true).write(true).open(self.segment_path(number))?;
         let length_bytes = file.metadata()?.len();
         if length_bytes != u64::from(size_bytes) {
-            // A short file must never be mapped whole: touching its end would be a bus error.
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("segment file has {length_bytes} bytes instead of {size_bytes}"),
-            ));
+            // A crash while it was made, or somebody's hand. A short file must never be mapped whole (touching its end
+            // would be a bus error), so it gets its length back; records that are gone fail their checksums.
+            tracing::warn!(event = "segment_length_repaired", number, length_bytes, size_bytes);
+            file.set_len(u64::from(size_bytes))?;
+            allocate(&file, size_bytes)?;
         }
         Ok(Arc::new(MappedFile::new(file, size_bytes)?))
     }

@@ -54,6 +54,10 @@ impl ActionPayload {
         })
     }
 
+    pub(crate) fn instance(&self) -> Option<&str> {
+        std::str::from_utf8(&self.instance).ok()
+    }
+
     pub(crate) fn is_of(&self, instance: &str) -> bool {
         self.instance == instance.as_bytes()
     }

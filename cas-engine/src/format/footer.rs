@@ -141,7 +141,12 @@ mod tests {
             length_bytes: 128,
             kind: RecordKind::Blob,
         };
-        Footer { sequence: 77, sealed_ms: 1_700_000_000_000, end_bytes: 4096 + 3 * 128, entries: (0..3).map(entry).collect() }
+        Footer {
+            sequence: 77,
+            sealed_ms: 1_700_000_000_000,
+            end_bytes: 4096 + 3 * 128,
+            entries: (0..3).map(entry).collect(),
+        }
     }
 
     #[test]

@@ -66,8 +66,7 @@ impl TouchSnapshot {
         {
             return None;
         }
-        let mut snapshot =
-            Self { saved_ms: get_u64(body, 16), period_ms: get_u64(body, 24), segments: HashMap::new() };
+        let mut snapshot = Self { saved_ms: get_u64(body, 16), period_ms: get_u64(body, 24), segments: HashMap::new() };
         let mut rest = &body[HEADER_BYTES..];
         for _ in 0..get_u32(body, 32) {
             let (header, tail) = rest.split_at_checked(SEGMENT_BYTES)?;

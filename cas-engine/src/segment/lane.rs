@@ -29,7 +29,6 @@ impl Outgoing<'_> {
 /// A segment that takes records, or took its last and waits for its footer.
 pub(crate) struct OpenSegment {
     pub(crate) segment: Arc<Segment>,
-    pub(crate) class: LaneClass,
     /// Where the next record goes.
     pub(crate) end_bytes: u32,
     pub(crate) entries: Vec<FooterEntry>,
@@ -51,7 +50,7 @@ impl OpenSegment {
         segment.file().write_at(0, &[IoSlice::new(&header.encode(store_id))])?;
         segment.file().sync()?;
         segment.open_life(sequence);
-        Ok(Self { segment, class, end_bytes: SEGMENT_HEADER_BYTES, entries: Vec::new(), synced_count: 0 })
+        Ok(Self { segment, end_bytes: SEGMENT_HEADER_BYTES, entries: Vec::new(), synced_count: 0 })
     }
 
     /// Bytes that records may still take, their footer entries counted.
@@ -123,7 +122,12 @@ impl Lane {
         for (record, header) in records.iter().zip(&headers) {
             let header = &header[..record.header.length_bytes()];
             let padding = record.length_bytes() as usize - header.len() - record.payload.len();
-            pieces.extend([header, record.payload, &ZEROS[..padding]].into_iter().filter(|piece| !piece.is_empty()).map(IoSlice::new));
+            pieces.extend(
+                [header, record.payload, &ZEROS[..padding]]
+                    .into_iter()
+                    .filter(|piece| !piece.is_empty())
+                    .map(IoSlice::new),
+            );
         }
         open.segment.file().write_at(open.end_bytes, &pieces)?;
         open.end_bytes = offset_bytes;

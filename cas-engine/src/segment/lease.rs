@@ -103,8 +103,7 @@ pub(crate) fn judge(units: &[Unit], segment_bytes: u64, terms: &LeaseTerms) -> V
             keep[position] = true;
         }
     }
-    let leases_broken =
-        units.iter().zip(&keep).filter(|(unit, keep)| !**keep && terms.leased(unit)).count() as u64;
+    let leases_broken = units.iter().zip(&keep).filter(|(unit, keep)| !**keep && terms.leased(unit)).count() as u64;
     Verdict::Reclaim { keep, kept_bytes, leases_broken }
 }
 
@@ -171,9 +170,13 @@ mod tests {
 
     #[test]
     fn without_leases_what_was_hit_is_kept_up_to_a_quarter() {
-        let units = [unit(200, Some(3), true), unit(200, Some(1), true), unit(200, Some(0), false), unit(50, None, true)];
+        let units =
+            [unit(200, Some(3), true), unit(200, Some(1), true), unit(200, Some(0), false), unit(50, None, true)];
         let verdict = judge(&units, 1000, &terms(0, 0, true));
-        assert_eq!(verdict, Verdict::Reclaim { keep: vec![false, true, false, true], kept_bytes: 250, leases_broken: 0 });
+        assert_eq!(
+            verdict,
+            Verdict::Reclaim { keep: vec![false, true, false, true], kept_bytes: 250, leases_broken: 0 }
+        );
     }
 
     #[test]

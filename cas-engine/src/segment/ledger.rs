@@ -44,7 +44,6 @@ pub(crate) enum NoSpace {
 pub(crate) struct SegmentCounts {
     pub(crate) files: u32,
     pub(crate) free: u32,
-    pub(crate) quarantined: u32,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +52,6 @@ struct State {
     /// Oldest first.
     sealed: VecDeque<Sealed>,
     draining: Vec<u32>,
-    quarantined: u32,
     /// Numbers without a file.
     unmade: Vec<u32>,
     /// Files on disk.
@@ -236,17 +234,10 @@ impl Ledger {
         self.changed.notify_all();
     }
 
-    /// A segment that was taken and never opened goes back.
-    pub(crate) fn give_back(&self, number: u32) {
-        self.state.lock().free.push(number);
-        self.changed.notify_all();
-    }
-
     /// The disk failed under it: what it holds may be read, but it is never written again in this process.
     pub(crate) fn quarantine(&self, number: u32) {
         let mut state = self.state.lock();
         state.sealed.retain(|sealed| sealed.number != number);
-        state.quarantined += 1;
     }
 
     fn collect_drained(&self, state: &mut State) {
@@ -276,6 +267,6 @@ impl Ledger {
 
     pub(crate) fn counts(&self) -> SegmentCounts {
         let state = self.state.lock();
-        SegmentCounts { files: state.file_count, free: state.free.len() as u32, quarantined: state.quarantined }
+        SegmentCounts { files: state.file_count, free: state.free.len() as u32 }
     }
 }

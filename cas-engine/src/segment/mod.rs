@@ -11,8 +11,8 @@
 //! refused, and its reader sees a miss.
 
 pub(crate) mod lane;
-pub(crate) mod ledger;
 pub(crate) mod lease;
+pub(crate) mod ledger;
 pub(crate) mod reclaimer;
 
 use std::sync::Arc;
@@ -63,10 +63,6 @@ impl Segment {
     /// Ends the life if nobody looks; afterwards no pin is given until `open_life`.
     pub(crate) fn close_if_unpinned(&self) -> bool {
         self.pins.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    pub(crate) fn pin_count(&self) -> u32 {
-        self.pins.load(Ordering::Relaxed) & !CLOSED
     }
 
     /// Where a record at `offset_bytes` stands, for its header checksum.

@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use cask_index::{Key, Location};
+use cask_index::{Found, Key, Location};
 
 use super::lane::{Outgoing, location_of};
-use super::ledger::Sealed;
 use super::lease::{LeaseTerms, Unit, Verdict, judge};
+use super::ledger::Sealed;
 use super::{Pin, PinnedRange};
 use crate::core::Core;
 use crate::format::footer::{Footer, TRAILER_BYTES};
@@ -48,8 +48,15 @@ struct LiveRecord {
     location: Location,
     /// Position in the units.
     unit: usize,
-    /// For a part: the key of its head.
-    head: Option<Key>,
+    /// Whose touches decide over it, as judged: its own entry, or for a part the head's.
+    judged: Touched,
+}
+
+/// An entry as the judge saw it.
+#[derive(Clone, Copy)]
+struct Touched {
+    key: Key,
+    found: Found,
 }
 
 /// A candidate and what is to become of it.
@@ -112,7 +119,11 @@ impl Core {
     /// `None`: not now; the ledger knows when to look again.
     fn judge_segment(&self, sealed: Sealed, now_ms: u64) -> Option<Judged> {
         let Some(footer) = self.read_footer(sealed) else {
-            tracing::error!(event = "footer_unreadable", segment = sealed.number, "a sealed segment's footer cannot be read");
+            tracing::error!(
+                event = "footer_unreadable",
+                segment = sealed.number,
+                "a sealed segment's footer cannot be read"
+            );
             self.ledger.set_retry(sealed.sequence, now_ms + TROUBLE_RETRY_MS);
             return None;
         };
@@ -124,33 +135,29 @@ impl Core {
             let Some(found) = self.index.get(entry.key).filter(|found| found.location == location) else { continue };
             let bytes = u64::from(entry.length_bytes);
             if entry.kind != RecordKind::Part {
-                records.push(LiveRecord { key: entry.key, location, unit: units.len(), head: None });
-                units.push(Unit {
-                    bytes,
-                    age_periods: self.plan.epochs.age_periods(now_ms, found.touched),
-                    hit: found.hit,
-                    protected_for_ms: self.crash_protection_left_ms(sealed, now_ms),
-                });
+                let judged = Touched { key: entry.key, found };
+                records.push(LiveRecord { key: entry.key, location, unit: units.len(), judged });
+                units.push(self.unit_of(found, bytes, sealed, now_ms));
                 continue;
             }
             match self.part_owner(location) {
-                PartOwner::Head(head) => {
-                    let unit = *large.entry(head).or_insert_with(|| {
-                        let found = self.index.get(head);
-                        units.push(Unit {
-                            bytes: 0,
-                            age_periods: found.and_then(|found| self.plan.epochs.age_periods(now_ms, found.touched)),
-                            hit: found.is_some_and(|found| found.hit),
-                            protected_for_ms: self.crash_protection_left_ms(sealed, now_ms),
-                        });
+                PartOwner::Head(judged) => {
+                    let unit = *large.entry(judged.key).or_insert_with(|| {
+                        units.push(self.unit_of(judged.found, 0, sealed, now_ms));
                         units.len() - 1
                     });
                     units[unit].bytes += bytes;
-                    records.push(LiveRecord { key: entry.key, location, unit, head: Some(head) });
+                    records.push(LiveRecord { key: entry.key, location, unit, judged });
                 }
                 PartOwner::Upload => {
-                    records.push(LiveRecord { key: entry.key, location, unit: units.len(), head: None });
-                    units.push(Unit { bytes, age_periods: None, hit: false, protected_for_ms: self.plan.epochs.length_ms });
+                    let judged = Touched { key: entry.key, found };
+                    records.push(LiveRecord { key: entry.key, location, unit: units.len(), judged });
+                    units.push(Unit {
+                        bytes,
+                        age_periods: None,
+                        hit: false,
+                        protected_for_ms: self.plan.epochs.length_ms,
+                    });
                 }
                 PartOwner::Nobody => {
                     self.index.remove(entry.key, location);
@@ -172,6 +179,15 @@ impl Core {
                 self.ledger.set_retry(sealed.sequence, now_ms + retry_after_ms);
                 None
             }
+        }
+    }
+
+    fn unit_of(&self, found: Found, bytes: u64, sealed: Sealed, now_ms: u64) -> Unit {
+        Unit {
+            bytes,
+            age_periods: self.plan.epochs.age_periods(now_ms, found.touched),
+            hit: found.hit,
+            protected_for_ms: self.crash_protection_left_ms(sealed, now_ms),
         }
     }
 
@@ -202,21 +218,19 @@ impl Core {
         let Some((part, _range)) = self.header_of_record(location) else { return PartOwner::Nobody };
         let Some(tag) = part.part else { return PartOwner::Nobody };
         let head_key = self.keyer.blob(&part.digest);
-        let head = self.index.get(head_key).and_then(|found| self.header_of_record(found.location));
-        match head {
-            Some((head, _)) if head.kind == RecordKind::Head && head.part.is_some_and(|head| head.nonce == tag.nonce) => {
-                PartOwner::Head(head_key)
-            }
-            _ if self.large_uploads.contains(tag.nonce) => PartOwner::Upload,
+        match self.head_of(head_key, tag.nonce) {
+            Some(judged) => PartOwner::Head(judged),
+            None if self.large_uploads.contains(tag.nonce) => PartOwner::Upload,
             // The head may have been entered between the two looks.
-            _ if self.head_nonce(head_key) == Some(tag.nonce) => PartOwner::Head(head_key),
-            _ => PartOwner::Nobody,
+            None => self.head_of(head_key, tag.nonce).map_or(PartOwner::Nobody, PartOwner::Head),
         }
     }
 
-    fn head_nonce(&self, head_key: Key) -> Option<u64> {
-        let (head, _) = self.header_of_record(self.index.get(head_key)?.location)?;
-        (head.kind == RecordKind::Head).then_some(head.part?.nonce)
+    fn head_of(&self, head_key: Key, nonce: u64) -> Option<Touched> {
+        let found = self.index.get(head_key)?;
+        let (head, _) = self.header_of_record(found.location)?;
+        let names_it = head.kind == RecordKind::Head && head.part?.nonce == nonce;
+        names_it.then_some(Touched { key: head_key, found })
     }
 
     fn header_of_record(&self, location: Location) -> Option<(RecordHeader, PinnedRange)> {
@@ -228,8 +242,15 @@ impl Core {
 
     fn reclaim(&self, judged: Judged, now_ms: u64) -> ReclaimStep {
         let Judged { sealed, records, keep, kept_bytes, leases_broken } = judged;
-        let (kept, dropped): (Vec<_>, Vec<_>) = records.into_iter().zip(keep).partition(|(_, keep)| *keep);
-        let kept: Vec<LiveRecord> = kept.into_iter().map(|(record, _)| record).collect();
+        let (mut kept, mut dropped) = (Vec::with_capacity(records.len()), 0_u64);
+        for (record, keep) in records.into_iter().zip(keep) {
+            // Who was told "present" since the judgement has a lease: what cannot be dropped is kept.
+            if keep || !self.drop_untouched(&record) {
+                kept.push(record);
+            } else {
+                dropped += 1;
+            }
+        }
         match self.move_records(&kept) {
             Ok(()) => {}
             Err(Unopened::Space(_)) => return ReclaimStep::Waits,
@@ -239,10 +260,7 @@ impl Core {
                 return ReclaimStep::Waits;
             }
         }
-        for (record, _) in &dropped {
-            self.drop_record(record);
-        }
-        self.counters.dropped_records.fetch_add(dropped.len() as u64, Ordering::Relaxed);
+        self.counters.dropped_records.fetch_add(dropped, Ordering::Relaxed);
         self.counters.lease_broken.fetch_add(leases_broken, Ordering::Relaxed);
         self.counters.reclaimed_segments.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(
@@ -251,19 +269,25 @@ impl Core {
             sequence = sealed.sequence,
             kept = kept.len(),
             kept_bytes,
-            dropped = dropped.len(),
+            dropped,
             leases_broken,
         );
         self.ledger.release(sealed.number);
         ReclaimStep::Reclaimed
     }
 
-    /// A large blob without one of its parts must not be reported present: its head goes first.
-    fn drop_record(&self, record: &LiveRecord) {
-        if let Some((head, found)) = record.head.and_then(|head| Some((head, self.index.get(head)?))) {
-            self.index.remove(head, found.location);
+    /// False when it was touched since it was judged. A large blob without one of its parts must not be reported
+    /// present, so its head goes first.
+    fn drop_untouched(&self, record: &LiveRecord) -> bool {
+        let Touched { key, found } = record.judged;
+        if key == record.key {
+            return self.index.remove_untouched(key, found) || self.index.get(key).is_none();
         }
-        self.index.remove(record.key, record.location);
+        let headless = self.index.remove_untouched(key, found) || self.index.get(key).is_none();
+        if headless {
+            self.index.remove(record.key, record.location);
+        }
+        headless
     }
 
     /// Appends the records to the reinserted lane, syncs, points the index at the copies. Records that fail their
@@ -289,7 +313,8 @@ impl Core {
     }
 
     fn move_batch(&self, lane: &mut super::lane::Lane, batch: &[LiveRecord]) -> Result<(), Unopened> {
-        let checked: Vec<(&LiveRecord, RecordHeader, PinnedRange)> = batch.iter().filter_map(|record| self.check_for_move(record)).collect();
+        let checked: Vec<(&LiveRecord, RecordHeader, PinnedRange)> =
+            batch.iter().filter_map(|record| self.check_for_move(record)).collect();
         let outgoing: Vec<Outgoing<'_>> = checked
             .iter()
             .map(|(record, header, payload)| Outgoing { key: record.key, header: *header, payload: payload.as_ref() })
@@ -329,14 +354,15 @@ impl Core {
 
     fn check_for_move<'a>(&self, record: &'a LiveRecord) -> Option<(&'a LiveRecord, RecordHeader, PinnedRange)> {
         let range = self.pin(record.location)?;
-        let checked = range.make_resident().ok().and_then(|()| self.header_at(&range, record.location)).and_then(|header| {
-            let payload = range.narrow(header.length_bytes() as u32, header.stored_length_bytes);
-            (payload_checksum(payload.as_ref()) == header.payload_checksum).then_some((record, header, payload))
-        });
+        let checked =
+            range.make_resident().ok().and_then(|()| self.header_at(&range, record.location)).and_then(|header| {
+                let payload = range.narrow(header.length_bytes() as u32, header.stored_length_bytes);
+                (payload_checksum(payload.as_ref()) == header.payload_checksum).then_some((record, header, payload))
+            });
         if checked.is_none() {
             self.drop_corrupt(record.key, record.location);
-            if let Some((head, found)) = record.head.and_then(|head| Some((head, self.index.get(head)?))) {
-                self.index.remove(head, found.location);
+            if record.judged.key != record.key {
+                self.index.remove(record.judged.key, record.judged.found.location);
             }
         }
         checked
@@ -344,8 +370,8 @@ impl Core {
 }
 
 enum PartOwner {
-    /// The head of this key names it.
-    Head(Key),
+    /// This head names it.
+    Head(Touched),
     /// An upload under way.
     Upload,
     Nobody,

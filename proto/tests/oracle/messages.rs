@@ -1,4 +1,5 @@
-//! Messages and enums: every declared field travels from ours to theirs and back, and neither side knows a field that the other does not.
+//! Messages and enums: every declared field travels from ours to theirs and back, and neither side knows a field that
+//! the other does not.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +7,12 @@ use prost::Message;
 use prost_reflect::DynamicMessage;
 
 use crate::{
-    pairs::{MessagePair, all, declared_enums, declared_messages, pool},
+    pairs::{MessagePair, Seen, all, declared_enums, declared_messages, pool},
     random::Random,
 };
 
 /// Tags that are tried one by one. The highest declared one is 12; additions are numbered onwards from there.
-const TAG_MAX: u32 = 300;
+const TAG_MAX: u32 = 100;
 /// Random messages a type.
 const MESSAGE_COUNT: usize = 200;
 /// Each field has to have been in at least this many of them.
@@ -56,7 +57,8 @@ fn random_messages_travel_both_ways_unchanged() {
     }
 }
 
-/// A field of `tag` in each wire type, with values that tell the types of one wire type apart.
+/// A field of `tag` in each wire type, with values that tell the types of one wire type apart; true where both sides
+/// print alike what they made of it.
 fn probes(tag: u32) -> Vec<(bool, Vec<u8>)> {
     fn varint(mut value: u64, out: &mut Vec<u8>) {
         while value >= 0x80 {
@@ -84,23 +86,23 @@ fn probes(tag: u32) -> Vec<(bool, Vec<u8>)> {
             varint(payload.len() as u64, out);
             out.extend(payload);
         });
-        (false, bytes)
+        (payload.is_empty(), bytes)
     }));
     probes
 }
 
-/// The random messages hold only what we declare. Here every tag is tried, so a field that is missing from our declarations shows, and so do
-/// types that share a wire type (values overflow differently) and names (as printed).
+/// The random messages hold only what we declare. Here every tag is tried, so a field that is missing from our
+/// declarations shows, and so do types that share a wire type (values overflow differently) and names (as printed).
 #[test]
-fn neither_side_knows_a_field_that_the_other_does_not() {
+fn every_tag_means_the_same_to_both() {
     for MessagePair { full_name, ours, theirs } in all().0 {
         for tag in 1..=TAG_MAX {
-            for (is_number, bytes) in probes(tag) {
+            for (is_printed_alike, bytes) in probes(tag) {
                 let (by_ours, by_theirs) = (ours(&bytes), theirs(&bytes));
-                let encoded = |seen: &Option<crate::pairs::Seen>| seen.as_ref().map(|seen| seen.bytes.clone());
+                let encoded = |seen: &Option<Seen>| seen.as_ref().map(|seen| seen.bytes.clone());
                 assert_eq!(encoded(&by_ours), encoded(&by_theirs), "{full_name}, tag {tag}: {bytes:02x?}");
-                if is_number {
-                    let named = |seen: Option<crate::pairs::Seen>| seen.map(|seen| seen.fields);
+                if is_printed_alike {
+                    let named = |seen: Option<Seen>| seen.map(|seen| seen.words);
                     assert_eq!(named(by_ours), named(by_theirs), "{full_name}, tag {tag}: {bytes:02x?}");
                 }
             }

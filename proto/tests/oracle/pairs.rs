@@ -11,8 +11,8 @@ use prost_reflect::{DescriptorPool, EnumDescriptor, MessageDescriptor};
 pub(crate) struct Seen {
     /// Encoded again; unknown fields are gone.
     pub(crate) bytes: Vec<u8>,
-    /// `name: value` of each field, sorted.
-    pub(crate) fields: Vec<String>,
+    /// Names of types and fields, and values, as printed; sorted.
+    pub(crate) words: Vec<String>,
 }
 
 /// Decodes, and encodes again; `None` when the bytes are refused.
@@ -32,12 +32,12 @@ pub(crate) struct EnumPair {
 
 fn see<M: Message + Default + Debug>(bytes: &[u8]) -> Option<Seen> {
     let message = M::decode(bytes).ok()?;
-    // Ours holds `Bytes` where theirs holds `Vec<u8>`: the empty ones are spelled alike, others are compared by `bytes`.
-    let text = format!("{message:?}").replace("b\"\"", "[]");
-    let inside = text.split_once('{').map_or("", |(_, inside)| inside.trim_end_matches('}'));
-    let mut fields: Vec<String> = inside.split(", ").map(|field| field.trim().to_owned()).collect();
-    fields.sort();
-    Some(Seen { bytes: message.encode_to_vec(), fields })
+    // Ours holds `Bytes` and unwrapped wrappers where theirs holds `Vec<u8>` and messages: the empty ones are spelled
+    // alike here, others are compared by `bytes`. Sorted words, because the order of declarations is free.
+    let text = format!("{message:?}").replace("b\"\"", "[]").replace("UInt32Value { value: 0 }", "0");
+    let mut words: Vec<String> = text.split([',', '{', '}', '(', ')', ' ']).map(str::to_owned).collect();
+    words.sort();
+    Some(Seen { bytes: message.encode_to_vec(), words })
 }
 
 /// Messages and enums that have the same path below `$ours` and `$theirs`.
@@ -118,7 +118,8 @@ pub(crate) fn pool() -> DescriptorPool {
     DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set of the build script")
 }
 
-/// Every message we declare: not the well-known types, which come from a crate, and not the entries of maps, which are no types in Rust.
+/// Every message we declare: not the well-known types, which come from a crate, and not the entries of maps, which are
+/// no types in Rust.
 pub(crate) fn declared_messages(pool: &DescriptorPool) -> Vec<MessageDescriptor> {
     let is_ours = |message: &MessageDescriptor| message.package_name() != "google.protobuf" && !message.is_map_entry();
     pool.all_messages().filter(is_ours).collect()

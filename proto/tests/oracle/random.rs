@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
+use prost_reflect::{DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
 
 /// Deepest nesting; the deepest message of the API (`ExecuteOperationMetadata` and the like) stands well below it.
 const DEPTH_MAX: usize = 8;
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the same seed gives the same messages everywhere.
+/// `SplitMix64` (Steele, Lea, Flood 2014): the same seed gives the same messages everywhere.
 pub(crate) struct Random {
     state: u64,
     /// How often each field, by full name, was set.
@@ -85,16 +85,18 @@ impl Random {
             Kind::String => Value::String(self.string()),
             Kind::Bytes => Value::Bytes((0..=self.below(20)).map(|_| self.next() as u8).collect::<Vec<u8>>().into()),
             // Enums are open: one number in eight is one that nobody declared.
-            Kind::Enum(declared) => Value::EnumNumber(match self.below(8) {
-                0 => 1000 + self.below(1000) as i32,
-                _ => {
-                    let values: Vec<i32> =
-                        declared.values().map(|value| value.number()).filter(|number| *number != 0).collect();
-                    values[self.below(values.len() as u64) as usize]
-                }
-            }),
+            Kind::Enum(declared) => Value::EnumNumber(self.enum_number(declared)),
             Kind::Message(descriptor) => Value::Message(self.message(descriptor, depth + 1)),
             other => unreachable!("{other:?} is used by none of the declarations; give it a value here"),
         }
+    }
+
+    /// Enums are open: one number in eight is one that nobody declared.
+    fn enum_number(&mut self, declared: &EnumDescriptor) -> i32 {
+        if self.below(8) == 0 {
+            return 1000 + self.below(1000) as i32;
+        }
+        let values: Vec<i32> = declared.values().map(|value| value.number()).filter(|number| *number != 0).collect();
+        values[self.below(values.len() as u64) as usize]
     }
 }

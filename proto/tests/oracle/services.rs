@@ -38,7 +38,8 @@ impl tower::Service<http::Request<Body>> for Recorder {
     }
 }
 
-/// That an answer is one message, or a stream of them, is checked by the compiler: these take only the one or the other.
+/// That an answer is one message, or a stream of them, is checked by the compiler: these take only the one or the
+/// other.
 fn one<M: Message>(_: &Result<Response<M>, Status>) {}
 fn stream<M: Message>(_: &Result<Response<Streaming<M>>, Status>) {}
 

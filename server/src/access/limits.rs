@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 /// The edge's bounds. `Default` is what a server of a few hundred developers runs with.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_field_names, reason = "names carry their bound last")]
 pub(crate) struct Limits {
     /// Advertised: the most blob bytes one batch request may carry or ask for. Below gRPC's usual 4 MiB message bound by
     /// enough slack for the digests and statuses around the bytes.

@@ -86,7 +86,7 @@ impl Cache {
             // Nobody listens any more when the request was cancelled.
             let _ = tell.send(outcome);
         });
-        self.engine().put_action(instance, &entry_key(action), &value, &closure.digests, done);
+        self.engine().put_action(instance, &key(action), &value, &closure.digests, done);
         told.await.unwrap_or(Err(EngineError::Closed))?;
         Ok(result)
     }
@@ -98,9 +98,9 @@ impl Cache {
         action: &Digest,
         inline: InlineOptions,
     ) -> Result<ActionResult, ActionError> {
-        let (engine, owned_instance, owned_action) = (self.engine().clone(), instance.to_owned(), entry_key(action));
+        let (engine, owned_instance, key) = (self.engine().clone(), instance.to_owned(), key(action));
         // The entry may have to come from the disk.
-        let value = blocking(move || engine.get_action(&owned_instance, &owned_action)).await?;
+        let value = blocking(move || engine.get_action(&owned_instance, &key)).await?;
         let Some((mut result, has_closure)) = decode_entry(value) else {
             tracing::warn!(%action, instance, "action_entry_unreadable");
             return Err(EngineError::NotFound.into());
@@ -213,9 +213,10 @@ impl Cache {
     }
 }
 
-/// What an entry is kept under: the action's hash alone, because an HTTP client names an action without its size.
-fn entry_key(action: &Digest) -> Digest {
-    Digest::new(action.function(), action.hash(), 0).expect("a digest's hash has its function's length")
+/// What an entry is stored under: the action's function and hash. Not its size, because over HTTP nobody knows it, and an entry
+/// put by one protocol is found by the other.
+fn key(action: &Digest) -> Digest {
+    Digest::new(action.function(), action.hash(), 0).expect("a digest's hash has the length of its function")
 }
 
 /// What a stored entry is: one byte for its kind, then the encoded result.
@@ -308,6 +309,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "digest fields are optional")]
     fn wire(byte: u8) -> Option<reapi::Digest> {
         Some(reapi::Digest { hash: format!("{byte:02x}").repeat(32), size_bytes: 5 })
     }

@@ -231,6 +231,7 @@ mod tests {
         Digest::new(DigestFunction::Sha256, &[n; 32], u64::from(n) + 1).unwrap()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "digest fields are optional")]
     fn wire(n: u8) -> Option<reapi::Digest> {
         Some(cask_proto::digest::to_wire(&digest(n)))
     }

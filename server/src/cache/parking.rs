@@ -145,7 +145,8 @@ impl<S> Parking<S> {
         Some(received_bytes)
     }
 
-    /// The writer is interrupted: `staged` waits for whoever comes back, unless somebody took the name over.
+    /// The writer is interrupted and gives up its ticket: `staged` waits for whoever comes back, unless somebody took the name over.
+    #[expect(clippy::needless_pass_by_value, reason = "the ticket's end tells those who wait for it")]
     pub(crate) fn park(&self, ticket: Ticket, staged: S, held_bytes: usize) {
         let mut thrown_out = self.expire();
         let mut names = self.names.lock();
@@ -171,6 +172,7 @@ impl<S> Parking<S> {
     }
 
     /// The writer is done, with or without success: the name is unknown again.
+    #[expect(clippy::needless_pass_by_value, reason = "the ticket's end tells those who wait for it")]
     pub(crate) fn close(&self, ticket: Ticket) {
         let mut names = self.names.lock();
         if names.is_live(&ticket) {

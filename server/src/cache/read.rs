@@ -30,6 +30,7 @@ pub(crate) struct BlobStream {
 impl Cache {
     /// Opens a blob for reading from `offset`, at most `limit` bytes of it (`None`: to its end). The caller has checked
     /// `offset` against the digest's size; one beyond it yields nothing.
+    #[expect(clippy::unused_async, reason = "opening may come to wait for a disk; callers are async anyway")]
     pub(crate) async fn read(
         &self,
         digest: &Digest,
@@ -81,14 +82,15 @@ impl BlobStream {
                 self.ahead = None;
                 (super::joined(fetched)?, true)
             }
-            None => match self.blob.chunk_at(self.position, false)? {
-                Some(chunk) => (chunk, false),
-                None => {
+            None => {
+                if let Some(chunk) = self.blob.chunk_at(self.position, false)? {
+                    (chunk, false)
+                } else {
                     let fetched = self.ahead.insert(self.fetch()).await;
                     self.ahead = None;
                     (super::joined(fetched)?, true)
                 }
-            },
+            }
         };
         chunk.truncate(CHUNK_SIZE_BYTES_MAX.min(usize::try_from(self.remaining_bytes()).unwrap_or(usize::MAX)));
         assert!(!chunk.is_empty(), "the engine answered with an empty chunk before the end of a blob");

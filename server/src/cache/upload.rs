@@ -156,10 +156,6 @@ impl UploadSession {
 }
 
 impl StagedUpload {
-    pub(super) fn received_bytes(&self) -> u64 {
-        self.upload.received_bytes()
-    }
-
     /// Bytes of the staging budget that it holds while parked.
     pub(super) fn held_bytes(&self) -> usize {
         self.part_permit.as_ref().map_or(0, |(_, bytes)| *bytes)

@@ -1,5 +1,5 @@
 //! What every handler does first: the instance's name, the digest function and the digests of a request become typed, or the
-//! request is refused with INVALID_ARGUMENT. The request metadata header is never looked at here, so it never fails a call.
+//! request is refused with `INVALID_ARGUMENT`. The request metadata header is never looked at here, so it never fails a call.
 
 use cask_engine::EngineError;
 use cask_index::{Digest, DigestFunction};

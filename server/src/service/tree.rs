@@ -42,7 +42,7 @@ pub(super) struct ListingOptions {
 }
 
 impl Listing {
-    /// Finds the first directory to list. NOT_FOUND when the root is absent.
+    /// Finds the first directory to list. `NOT_FOUND` when the root is absent.
     pub(super) async fn begin(cache: Cache, options: ListingOptions) -> Result<Listing, Answer> {
         let limits = cache.limits();
         let page_size = usize::try_from(options.page_size)
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_token_of_another_tree_or_of_nobody_is_refused() {
-        let token = PageToken { root: digest(1, 10), last: digest(2, 20) }.to_string();
+        let token = PageToken { root: digest(1, 10), last: digest(0xab, 20) }.to_string();
         for garbage in [
             "garbage".to_owned(),
             ":".to_owned(),

@@ -37,7 +37,12 @@ pub(crate) fn start(format: LogFormat) -> Result<(), String> {
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let message = panic.payload_as_str().unwrap_or("(no message)");
+        let message = panic
+            .payload()
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.payload().downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("(no message)");
         let trace = std::backtrace::Backtrace::capture();
         tracing::error!(event = "panic", place, message, %trace, "a broken invariant ended what it was part of; please report this");
     }));

@@ -23,6 +23,7 @@ use crate::transport::listen::ListenAddress;
 
 /// What one source said; `None` where it said nothing.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[expect(clippy::doc_markdown, reason = "the comments are the help texts")]
 pub(crate) struct Settings {
     /// Where to listen: HOST:PORT or unix:/path; port 0 picks a free one. May be repeated [default: 127.0.0.1:8980]
     #[arg(long, value_name = "ADDRESS", env = "CASK_LISTEN", value_delimiter = ',')]

@@ -193,10 +193,7 @@ impl HttpCache {
     {
         plain(headers)?;
         // The size is half of a blob's identity, so it must be known before the first byte is stored.
-        let size_bytes = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok())
-            .ok_or(Refusal::NoLength)?;
+        let size_bytes = body.announced_size_bytes().ok_or(Refusal::NoLength)?;
         let Some(mut upload) = self.cache.begin_upload(sha256(hash, size_bytes)).await? else {
             return Ok(Response::new(Body::empty()));
         };

@@ -2,7 +2,12 @@
 //! configuration is wrong. A failure is one sentence on standard error.
 
 mod banner;
+mod capabilities;
+mod download;
+mod find_missing;
+mod remote;
 mod serve;
+mod upload;
 
 use std::process::ExitCode;
 
@@ -21,6 +26,10 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Serve(serve::ServeArguments),
+    Upload(upload::UploadArguments),
+    Download(download::DownloadArguments),
+    FindMissing(find_missing::FindMissingArguments),
+    Capabilities(capabilities::CapabilitiesArguments),
 }
 
 /// Why a command ended without doing what it was asked.
@@ -42,6 +51,10 @@ impl From<ConfigError> for Failure {
 pub(crate) fn run() -> ExitCode {
     let outcome = match CommandLine::parse().verb {
         Some(Verb::Serve(arguments)) => serve::run(arguments),
+        Some(Verb::Upload(arguments)) => upload::run(arguments),
+        Some(Verb::Download(arguments)) => download::run(arguments),
+        Some(Verb::FindMissing(arguments)) => find_missing::run(arguments),
+        Some(Verb::Capabilities(arguments)) => capabilities::run(arguments),
         None => {
             // Printing can only fail for want of a reader.
             let _ = CommandLine::command().print_help();

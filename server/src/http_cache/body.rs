@@ -29,6 +29,11 @@ where
         Self { body, idle_max, ended: false }
     }
 
+    /// What the head of the request says of the size: its Content-Length, or nothing to come; `None` when it is left open.
+    pub(super) fn announced_size_bytes(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
     /// The next bytes; `None` at the end. A body shorter than its Content-Length is an error, never an end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
         while !self.ended {

@@ -15,7 +15,12 @@ pub(crate) fn start(format: LogFormat) -> Result<(), String> {
         }
         Err(_) => EnvFilter::new("info"),
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        // They would go to standard error by a way that panics when it is closed.
+        .log_internal_errors(false);
     // A second subscriber cannot be set; a process has one, and keeps the first.
     let _ = match format {
         LogFormat::Text => {
@@ -32,8 +37,13 @@ pub(crate) fn start(format: LogFormat) -> Result<(), String> {
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let message = panic.payload_as_str().unwrap_or("(no message)");
+        let message = panic
+            .payload()
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.payload().downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("(no message)");
         let trace = std::backtrace::Backtrace::capture();
-        tracing::error!(event = "panic", place, message, %trace, "a broken invariant ended a request; please report this");
+        tracing::error!(event = "panic", place, message, %trace, "a broken invariant ended what it was part of; please report this");
     }));
 }

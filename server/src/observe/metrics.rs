@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use cask_engine::EngineStats;
 
+use self::Kind::{Counter, Gauge};
 use super::requests::RequestCounts;
 
 /// The media type of the exposition format.
@@ -21,11 +22,11 @@ pub(crate) fn exposition(stats: &EngineStats, requests: &RequestCounts, started_
     let mut page = Page { text: String::with_capacity(8 * 1024) };
     page.single(
         "cask_start_time_seconds",
-        Kind::Gauge,
+        Gauge,
         "When this process began to serve, as Unix time.",
         started_unix_seconds,
     );
-    page.family("cask_build_info", Kind::Gauge, "Always 1; the version is in the label.");
+    page.family("cask_build_info", Gauge, "Always 1; the version is in the label.");
     page.sample("cask_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
 
     for (name, kind, help, value) in engine_metrics(stats) {
@@ -34,25 +35,25 @@ pub(crate) fn exposition(stats: &EngineStats, requests: &RequestCounts, started_
 
     page.single(
         "cask_connections",
-        Kind::Gauge,
+        Gauge,
         "Connections open now; at max_connections further ones wait.",
         requests.connections_open() as f64,
     );
     page.single(
         "cask_connections_total",
-        Kind::Counter,
+        Counter,
         "Connections accepted. A rate near the request rate means clients do not keep them.",
         requests.connections_total() as f64,
     );
     page.single(
         "cask_requests_in_flight",
-        Kind::Gauge,
+        Gauge,
         "Requests being answered now, gRPC and HTTP.",
         requests.in_flight() as f64,
     );
     page.family(
         "cask_grpc_requests_total",
-        Kind::Counter,
+        Counter,
         "gRPC calls ended, by code. CANCELLED counts calls their clients gave up.",
     );
     for (service, method, code, count) in requests.grpc() {
@@ -62,7 +63,7 @@ pub(crate) fn exposition(stats: &EngineStats, requests: &RequestCounts, started_
             count as f64,
         );
     }
-    page.family("cask_http_requests_total", Kind::Counter, "HTTP requests answered, by status.");
+    page.family("cask_http_requests_total", Counter, "HTTP requests answered, by status.");
     for (route, method, code, count) in requests.http() {
         page.sample("cask_http_requests_total", &[("route", route), ("method", method), ("code", code)], count as f64);
     }
@@ -94,7 +95,6 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         corrupt_records_total,
         quarantined_segments_total,
     } = *stats;
-    use Kind::{Counter, Gauge};
     [
         ("cask_entries", Gauge, "Entries in the index: blobs and action results.", entry_count),
         ("cask_index_memory_bytes", Gauge, "Memory reserved by the index.", index_memory_bytes),
@@ -103,11 +103,11 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         (
             "cask_segments_free",
             Gauge,
-            "Segments ready to be written. Staying at 0 while cask_segments is at cask_segments_max: writes outrun reclaim.",
+            "Segments ready to be written. Staying at 0 means writes outrun reclaim.",
             segments_free,
         ),
         ("cask_segments", Gauge, "Segments the store has.", segments_total),
-        ("cask_segments_max", Gauge, "Segments the store may have under max_size.", segments_max),
+        ("cask_segments_max", Gauge, "Segments that max_size has room for.", segments_max),
         ("cask_uploads_open", Gauge, "Uploads the engine is taking in now.", uploads_open),
         ("cask_appended_bytes_total", Counter, "Bytes of new records written.", appended_bytes_total),
         (
@@ -152,8 +152,8 @@ struct Page {
 impl Page {
     fn family(&mut self, name: &str, kind: Kind, help: &str) {
         let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
+            Counter => "counter",
+            Gauge => "gauge",
         };
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }

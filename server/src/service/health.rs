@@ -1,6 +1,6 @@
-//! `grpc.health.v1.Health`: SERVING for the whole server ("") and each service, NOT_SERVING while draining.
+//! `grpc.health.v1.Health`: SERVING for the whole server ("") and each service, `NOT_SERVING` while draining.
 //!
-//! All services live and die together, so there is one state. A watcher's stream ends with NOT_SERVING: a stream held open
+//! All services live and die together, so there is one state. A watcher's stream ends with `NOT_SERVING`: a stream held open
 //! would hold up the drain it announces.
 
 use std::pin::Pin;

@@ -103,6 +103,6 @@ impl Protocol {
 async fn silence(heard: &AtomicBool) {
     tokio::time::sleep(FIRST_REQUEST_WAIT_MAX).await;
     if heard.load(Relaxed) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -214,7 +214,7 @@ mod tests {
     }
 
     fn error_of(bound: Result<Listener, BindError>) -> BindError {
-        bound.err().expect("an error")
+        bound.expect_err("an error")
     }
 
     #[tokio::test]

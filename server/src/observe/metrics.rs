@@ -74,7 +74,7 @@ pub(super) fn engine_values(stats: &EngineStats) -> impl Iterator<Item = (&'stat
     engine_metrics(stats).into_iter().map(|(name, _, _, value)| (name.trim_start_matches("cask_"), value))
 }
 
-fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 15] {
+fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 16] {
     // Taken apart so that a new counter of the engine cannot be forgotten here.
     let EngineStats {
         entry_count,
@@ -83,6 +83,7 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         max_size_bytes,
         segments_free,
         segments_total,
+        segments_max,
         uploads_open,
         appended_bytes_total,
         reinserted_bytes_total,
@@ -102,10 +103,11 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         (
             "cask_segments_free",
             Gauge,
-            "Segments ready to be written. Staying at 0 means writes outrun reclaim.",
+            "Segments ready to be written. Staying at 0 while cask_segments is at cask_segments_max: writes outrun reclaim.",
             segments_free,
         ),
         ("cask_segments", Gauge, "Segments the store has.", segments_total),
+        ("cask_segments_max", Gauge, "Segments the store may have under max_size.", segments_max),
         ("cask_uploads_open", Gauge, "Uploads the engine is taking in now.", uploads_open),
         ("cask_appended_bytes_total", Counter, "Bytes of new records written.", appended_bytes_total),
         (

@@ -269,7 +269,7 @@ async fn a_folder_in_use_is_refused_with_a_word() {
 #[tokio::test]
 async fn a_folder_that_is_something_elses_is_refused_with_a_word() {
     let (mut server, _cache) = start().await;
-    server.stop();
+    server = server.stop().await;
     std::fs::remove_dir_all(server.store()).expect("the store goes");
     std::fs::create_dir(server.store()).expect("a folder");
     std::fs::write(server.store().join("thesis.tex"), "three years of work").expect("a file");

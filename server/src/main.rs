@@ -1,2 +1,17 @@
-//! Being built.
-fn main() {}
+//! The `cask` binary: parses the command line and hands over to a command.
+
+mod access;
+mod cache;
+mod command;
+mod config;
+mod http_cache;
+mod observe;
+mod service;
+mod status;
+mod transport;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    command::run()
+}

@@ -1,0 +1,128 @@
+//! The engine's threads: a writer, a syncer (which also does the maintenance) and a reclaimer. All they do is take the
+//! steps of [`Stepper`] in a loop and wait when there is nothing to do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::core::Core;
+use crate::segment::reclaimer::ReclaimStep;
+use crate::stepper::Stepper;
+use crate::writer::WriterStep;
+
+/// Bounds what a power cut can lose in mode `Written`.
+const SYNC_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a waiting thread sleeps when nobody wakes it.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// While a lane waits for space: the last pin on a draining segment goes without a signal.
+const SPACE_PATIENCE: Duration = Duration::from_millis(5);
+
+/// At close, records that wait for space are given up after so many waits.
+const SPACE_WAITS_AFTER_CLOSE_MAX: u32 = 400;
+
+#[derive(Default)]
+struct Stop {
+    stopped: AtomicBool,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Stop {
+    fn is_set(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Waits; true when it is time to stop.
+    fn wait(&self, patience: Duration) -> bool {
+        let mut guard = self.lock.lock();
+        if !self.is_set() {
+            self.changed.wait_for(&mut guard, patience);
+        }
+        self.is_set()
+    }
+
+    fn set(&self) {
+        let _guard = self.lock.lock();
+        self.stopped.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+}
+
+/// The running threads of an engine.
+pub(crate) struct Background {
+    core: Arc<Core>,
+    stop: Arc<Stop>,
+    writer: JoinHandle<()>,
+    others: Vec<JoinHandle<()>>,
+}
+
+impl Background {
+    pub(crate) fn start(core: &Arc<Core>) -> std::io::Result<Self> {
+        let stop = Arc::new(Stop::default());
+        let spawn = |name: &str, run: fn(&Arc<Core>, &Stop)| {
+            let (core, stop) = (Arc::clone(core), Arc::clone(&stop));
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&core, &stop))
+        };
+        let writer = spawn("cask-writer", write)?;
+        let others = vec![spawn("cask-syncer", sync)?, spawn("cask-reclaimer", reclaim)?];
+        Ok(Self { core: Arc::clone(core), stop, writer, others })
+    }
+
+    /// The queue is closed: the writer finishes what is in it (reclaim still helps), then everything stops.
+    pub(crate) fn join(self) {
+        if self.writer.join().is_err() {
+            tracing::error!(event = "thread_panicked", thread = "cask-writer");
+        }
+        self.stop.set();
+        self.core.ledger.wake_all();
+        for thread in self.others {
+            if thread.join().is_err() {
+                tracing::error!(event = "thread_panicked");
+            }
+        }
+    }
+}
+
+fn write(core: &Arc<Core>, _: &Stop) {
+    let mut waits_after_close = 0;
+    loop {
+        match core.step_writer() {
+            WriterStep::Worked => {}
+            WriterStep::WaitsForSpace if waits_after_close == SPACE_WAITS_AFTER_CLOSE_MAX => core.fail_queued(),
+            WriterStep::WaitsForSpace => {
+                waits_after_close += u32::from(core.queue.is_closed());
+                core.ledger.wait(SPACE_PATIENCE);
+            }
+            WriterStep::Idle => {
+                if !core.queue.wait(PATIENCE) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn sync(core: &Arc<Core>, stop: &Stop) {
+    let stepper = Stepper::new(Arc::clone(core));
+    while !stop.wait(SYNC_INTERVAL) {
+        stepper.sync();
+        stepper.maintain();
+    }
+}
+
+fn reclaim(core: &Arc<Core>, stop: &Stop) {
+    while !stop.is_set() {
+        match core.step_reclaimer() {
+            ReclaimStep::Reclaimed => {}
+            ReclaimStep::Idle | ReclaimStep::Exhausted { .. } => core.ledger.wait(PATIENCE),
+            ReclaimStep::Waits => {
+                // A full segment may only be waiting for its footer.
+                core.step_syncer();
+                core.ledger.wait(SPACE_PATIENCE);
+            }
+        }
+    }
+}

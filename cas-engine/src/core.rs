@@ -1,0 +1,198 @@
+//! The parts of an open store, and the small operations they share. Each larger one lives in the module named after it,
+//! as an `impl Core` of its own: `writer` (append and publish), `syncer` (durability, sealing), `segment::reclaimer`,
+//! `touch_snapshot`, `recovery`.
+//!
+//! `Core` has no threads and never waits for one: everything it does happens in a call, with time from its [`Clock`] and
+//! bytes through its [`Disk`]. `background` drives it in production, a test drives it step by step.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cask_index::{Digest, DigestFunction, Found, Key, Keyer, Location, Table, TouchEpoch};
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::commit_queue::CommitQueue;
+use crate::config::Plan;
+use crate::counters::Counters;
+use crate::disk::Disk;
+use crate::error::EngineError;
+use crate::format::record::{RecordHeader, RecordKind, payload_checksum};
+use crate::format::segment::LaneClass;
+use crate::format::superblock::Superblock;
+use crate::segment::lane::{Lane, OpenSegment};
+use crate::segment::ledger::Ledger;
+use crate::segment::{Pin, PinnedRange};
+use crate::upload::LargeUploads;
+
+/// Entries that came from a crash are protected by the floor until then: nobody knows when they were last touched.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CrashProtection {
+    pub(crate) sequence_max: u64,
+    pub(crate) until_ms: u64,
+}
+
+pub(crate) struct Core {
+    pub(crate) plan: Plan,
+    pub(crate) superblock: Superblock,
+    pub(crate) keyer: Keyer,
+    pub(crate) index: Table,
+    pub(crate) ledger: Ledger,
+    /// By [`LaneClass::index`].
+    pub(crate) lanes: [Mutex<Lane>; 4],
+    /// Segments that took their last record and wait for the syncer.
+    pub(crate) sealing: Mutex<Vec<OpenSegment>>,
+    pub(crate) queue: CommitQueue,
+    /// Uploads of large blobs under way: their parts have no head yet.
+    pub(crate) large_uploads: Arc<LargeUploads>,
+    pub(crate) crash_protection: CrashProtection,
+    pub(crate) counters: Counters,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) nonces: AtomicU64,
+    /// Period of the touch epochs in which maintenance ran last.
+    pub(crate) maintained_period: AtomicU64,
+}
+
+/// What a look at a record found.
+pub(crate) enum Looked {
+    /// It is what was asked for, header and payload checked. The range is the payload.
+    Payload(RecordHeader, PinnedRange),
+    /// Reading would wait for the device and the caller may not.
+    NotResident,
+    /// Not there (any more).
+    Absent,
+    /// There, and damaged: it was taken out of the index.
+    Corrupt,
+}
+
+/// A record is looked for again when it moved while it was looked at; reclaim moves a record at most once a rotation.
+const LOOKS_MAX: usize = 4;
+
+impl Core {
+    pub(crate) fn epoch(&self) -> TouchEpoch {
+        self.plan.epochs.epoch_at(self.clock.now_ms())
+    }
+
+    pub(crate) fn lane(&self, class: LaneClass) -> &Mutex<Lane> {
+        &self.lanes[class.index()]
+    }
+
+    pub(crate) fn require_supported(digest: &Digest) -> Result<(), EngineError> {
+        match digest.function() {
+            DigestFunction::Sha256 => Ok(()),
+            other => Err(EngineError::UnsupportedFunction(other)),
+        }
+    }
+
+    /// Touches and answers whether the blob is there. The empty blob always is.
+    pub(crate) fn contains(&self, digest: &Digest) -> bool {
+        digest.is_empty_blob() || self.index.touch(self.keyer.blob(digest), self.epoch())
+    }
+
+    /// Looks up `key`, pins its segment and checks that the record there is the one meant: kind and digest equal,
+    /// header and payload checksums right.
+    pub(crate) fn look(&self, key: Key, may_block: bool, is_meant: impl Fn(&RecordHeader) -> bool) -> Looked {
+        for _ in 0..LOOKS_MAX {
+            let Some(Found { location, .. }) = self.index.get(key) else { return Looked::Absent };
+            let Some(range) = self.pin(location) else { continue };
+            if !range.is_resident() {
+                if !may_block {
+                    return Looked::NotResident;
+                }
+                if let Err(error) = range.make_resident() {
+                    tracing::error!(event = "read_failed", segment = location.segment(), offset = location.offset_bytes(), %error, "record unreadable");
+                    self.drop_corrupt(key, location);
+                    return Looked::Corrupt;
+                }
+            }
+            if let Some((header, payload)) = self.check(range, location, &is_meant) {
+                return Looked::Payload(header, payload);
+            }
+            // The entry may have moved, and its old place been written over, between lookup and pin.
+            if self.index.get(key).is_some_and(|now| now.location == location) {
+                self.drop_corrupt(key, location);
+                return Looked::Corrupt;
+            }
+        }
+        Looked::Absent
+    }
+
+    pub(crate) fn pin(&self, location: Location) -> Option<PinnedRange> {
+        let segment = self.ledger.segment(location.segment())?;
+        Some(PinnedRange::record(Pin::take(segment)?, location))
+    }
+
+    /// The header at a pinned location, if one of this life stands there.
+    pub(crate) fn header_at(&self, range: &PinnedRange, location: Location) -> Option<RecordHeader> {
+        let place = range.pin.segment().place(self.superblock.store_id, location.offset_bytes());
+        let header = RecordHeader::decode(range.as_ref(), &place)?;
+        (header.record_length_bytes() == location.length_bytes() as usize).then_some(header)
+    }
+
+    fn check(
+        &self,
+        range: PinnedRange,
+        location: Location,
+        is_meant: impl Fn(&RecordHeader) -> bool,
+    ) -> Option<(RecordHeader, PinnedRange)> {
+        let header = self.header_at(&range, location).filter(is_meant)?;
+        let payload = range.narrow(header.length_bytes() as u32, header.stored_length_bytes);
+        (payload_checksum(payload.as_ref()) == header.payload_checksum).then_some((header, payload))
+    }
+
+    pub(crate) fn drop_corrupt(&self, key: Key, location: Location) {
+        if self.index.remove(key, location) {
+            self.counters.corrupt_records.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                event = "corrupt_record",
+                segment = location.segment(),
+                offset = location.offset_bytes(),
+                "a record failed its checks and is a miss from now on"
+            );
+        }
+    }
+
+    /// The digest of the blob with this hash, its size read from its record.
+    pub(crate) fn find_by_hash(&self, function: DigestFunction, hash: &[u8]) -> Option<Digest> {
+        let unsized_digest = Digest::new(function, hash, 0).ok()?;
+        if function.empty_blob().hash() == hash {
+            return Some(function.empty_blob());
+        }
+        let mut found = None;
+        self.index.for_each_of_hash(self.keyer.blob(&unsized_digest), |location| {
+            let header = self.pin(location).and_then(|range| {
+                range.make_resident().ok()?;
+                self.header_at(&range, location)
+            });
+            if let Some(header) = header.filter(|header| {
+                matches!(header.kind, RecordKind::Blob | RecordKind::Head)
+                    && header.digest.hash() == hash
+                    && header.digest.function() == function
+            }) {
+                found = Some(header.digest);
+            }
+        });
+        found
+    }
+
+    /// `Full`, with advice.
+    pub(crate) fn full(&self, until_ms: u64) -> EngineError {
+        self.counters.uploads_refused.fetch_add(1, Ordering::Relaxed);
+        let wait_ms = until_ms.saturating_sub(self.clock.now_ms()).max(1000);
+        EngineError::Full {
+            retry_after: Duration::from_millis(wait_ms),
+            advice: format!(
+                "everything in it was used within the lease floor of {} s; raise --max-size (now {} bytes) or lower --lease-floor",
+                self.plan.lease_floor_ms / 1000,
+                self.plan.max_size_bytes
+            ),
+        }
+    }
+
+    /// A number that no other large upload of this store has: parts of two uploads never share keys.
+    pub(crate) fn draw_nonce(&self) -> u64 {
+        self.nonces.fetch_add(1, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,387 @@
+//! The door to the store: opens it, wires the parts, hands calls on.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cask_index::{Digest, DigestFunction, Key, Keyer};
+use parking_lot::Mutex;
+
+use crate::background::Background;
+use crate::blob::Blob;
+use crate::clock::Clock;
+use crate::commit_queue::{CommitQueue, Completion};
+use crate::config::{EngineOptions, Geometry, Plan};
+use crate::core::{Core, CrashProtection};
+use crate::counters::{Counters, EngineStats, read};
+use crate::disk::Disk;
+use crate::disk::folder::FolderDisk;
+use crate::error::{EngineError, OpenError};
+use crate::format::superblock::{Superblock, SuperblockError};
+use crate::recovery::{self, Recovered};
+use crate::stepper::Stepper;
+use crate::upload::{BeginUpload, LargeUploads, Upload};
+
+pub(crate) const SUPERBLOCK_NAME: &str = "superblock";
+
+/// Randomness the store is opened with: used for a new store's identity and secret, and for the nonces of this process.
+pub type Entropy = [u8; 56];
+
+/// What opening found; printed at start.
+#[derive(Clone, Debug)]
+pub struct OpenReport {
+    /// Blobs in the index.
+    pub blob_count: u64,
+    /// Action results in the index.
+    pub action_count: u64,
+    /// Bytes of live records.
+    pub stored_bytes: u64,
+    /// Segments the store may have.
+    pub segment_count: u32,
+    /// Size of each.
+    pub segment_size_bytes: u32,
+    /// Address space of the index.
+    pub index_memory_bytes: u64,
+    /// The last process closed the store in order (a new store counts as such).
+    pub clean_shutdown: bool,
+    /// Records in segments without footer that failed their checks: the torn end of the log, or damage.
+    pub corrupt_record_count: u64,
+    /// Time from the call to serving.
+    pub elapsed: Duration,
+}
+
+thread_local! {
+    /// Keys of the FindMissing under way: no allocation once the thread is warm.
+    static KEYS: RefCell<Vec<Key>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Inner {
+    core: Arc<Core>,
+    background: Mutex<Option<Background>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(event = "close_failed", %error);
+        }
+    }
+}
+
+/// The store. Cheap to clone; all clones are one engine, closed by `close` or by the last one dropped.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+impl Engine {
+    /// Opens or creates the store in `folder` and starts its threads.
+    pub fn open(
+        folder: &Path,
+        options: EngineOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Engine, OpenReport), OpenError> {
+        let mut entropy: Entropy = [0; 56];
+        let mut filled = 0;
+        while filled < entropy.len() {
+            filled += rustix::rand::getrandom(&mut entropy[filled..], rustix::rand::GetRandomFlags::empty()).map_err(
+                |error| OpenError::Io { action: "read randomness for", path: folder.to_owned(), source: error.into() },
+            )?;
+        }
+        let disk = Arc::new(FolderDisk::open(folder)?);
+        let (core, report) = open_core(disk, folder, &options, clock, &entropy)?;
+        let background = Background::start(&core).map_err(|source| OpenError::Io {
+            action: "start threads for",
+            path: folder.to_owned(),
+            source,
+        })?;
+        Ok((Self { inner: Arc::new(Inner { core, background: Mutex::new(Some(background)) }) }, report))
+    }
+
+    /// Opens the store without threads: nothing is written, synced or reclaimed but by the [`Stepper`].
+    pub fn open_stepped(
+        disk: Arc<dyn Disk>,
+        options: &EngineOptions,
+        clock: Arc<dyn Clock>,
+        entropy: &Entropy,
+    ) -> Result<(Engine, Stepper, OpenReport), OpenError> {
+        let (core, report) = open_core(disk, Path::new("store"), options, clock, entropy)?;
+        let stepper = Stepper::new(Arc::clone(&core));
+        Ok((Self { inner: Arc::new(Inner { core, background: Mutex::new(None) }) }, stepper, report))
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.inner.core
+    }
+
+    /// Appends the positions of the absent digests to `absent`, in order; present ones are leased. The empty blob is
+    /// always present; a digest of a function that is not served never is.
+    pub fn find_missing(&self, digests: &[Digest], absent: &mut Vec<usize>) {
+        let core = self.core();
+        KEYS.with_borrow_mut(|keys| {
+            keys.clear();
+            keys.extend(digests.iter().map(|digest| core.keyer.blob(digest)));
+            core.index.touch_batch(keys, core.epoch(), |position| {
+                if !digests[position].is_empty_blob() {
+                    absent.push(position);
+                }
+            });
+        });
+    }
+
+    /// As `find_missing`, for one.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.core().contains(digest)
+    }
+
+    /// The digest of the stored blob with this hash. For callers that know no size (the HTTP cache). May wait for the disk.
+    pub fn find_by_hash(&self, function: DigestFunction, hash: &[u8]) -> Option<Digest> {
+        self.core().find_by_hash(function, hash)
+    }
+
+    /// Opens a blob for reading and leases it.
+    ///
+    /// # Errors
+    /// `NotFound`, `UnsupportedFunction`.
+    pub fn read(&self, digest: &Digest) -> Result<Blob, EngineError> {
+        Blob::open(self.core(), digest)
+    }
+
+    /// A whole blob as one `Bytes`, not copied when it is one record. May wait for the disk.
+    ///
+    /// # Errors
+    /// As `read`, and `TooLarge` above `limit_bytes`.
+    pub fn read_all(&self, digest: &Digest, limit_bytes: u64) -> Result<Bytes, EngineError> {
+        if digest.size_bytes() > limit_bytes {
+            return Err(EngineError::TooLarge { size_bytes: digest.size_bytes(), limit_bytes });
+        }
+        self.read(digest)?.read_all()
+    }
+
+    /// Begins a streaming upload.
+    ///
+    /// # Errors
+    /// `TooLarge`, `UnsupportedFunction`, `Full`, `Closed`.
+    pub fn begin_upload(&self, digest: Digest) -> Result<BeginUpload, EngineError> {
+        Upload::begin(self.core(), digest)
+    }
+
+    /// One whole blob: begin, append, finish. `done` runs exactly once, also for errors found at once.
+    pub fn put(&self, digest: Digest, data: &[u8], done: Completion) {
+        let mut upload = match self.begin_upload(digest) {
+            Ok(BeginUpload::Present) => return done(Ok(())),
+            Ok(BeginUpload::Upload(upload)) => upload,
+            Err(error) => return done(Err(error)),
+        };
+        let mut rest = data;
+        while !rest.is_empty() {
+            if upload.needs_flush() {
+                upload.flush_part(Box::new(|_| {}));
+            }
+            let (piece, tail) = rest.split_at(rest.len().min(upload.part_room_bytes()));
+            if let Err(error) = upload.append(piece) {
+                return done(Err(error));
+            }
+            rest = tail;
+        }
+        // `finish` drops the completion unused when it refuses; the caller is still owed an answer.
+        let done = Arc::new(Mutex::new(Some(done)));
+        let later = Arc::clone(&done);
+        let finished = upload.finish(Box::new(move |outcome| {
+            if let Some(done) = later.lock().take() {
+                done(outcome);
+            }
+        }));
+        if let (Err(error), Some(done)) = (finished, done.lock().take()) {
+            done(Err(error));
+        }
+    }
+
+    /// Stores `value` (opaque to the engine) with the closure of blobs it needs, under instance and action. The last
+    /// writer wins. `done` runs exactly once.
+    pub fn put_action(&self, instance: &str, action: &Digest, value: &[u8], closure: &[Digest], done: Completion) {
+        self.core().put_action(instance, action, value, closure, done);
+    }
+
+    /// The value stored for an action; its closure is probed and leased. May wait for the disk.
+    ///
+    /// # Errors
+    /// `NotFound` when it or any blob of its closure is absent; `UnsupportedFunction`.
+    pub fn get_action(&self, instance: &str, action: &Digest) -> Result<Bytes, EngineError> {
+        self.core().get_action(instance, action)
+    }
+
+    /// Largest blob that is accepted.
+    pub fn blob_size_bytes_max(&self) -> u64 {
+        self.core().plan.blob_size_bytes_max
+    }
+
+    /// Bytes of a blob's part: what an upload stages at most, and a chunk holds at most.
+    pub fn part_size_bytes(&self) -> usize {
+        self.core().plan.geometry.part_size_bytes as usize
+    }
+
+    /// Largest action value with an empty closure; each blob of the closure takes 16 bytes of it.
+    pub fn action_value_size_bytes_max(&self) -> usize {
+        self.core().plan.geometry.action_payload_bytes_max() as usize - 4096
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> EngineStats {
+        let core = self.core();
+        let segments = core.ledger.counts();
+        EngineStats {
+            entry_count: core.index.entry_count(),
+            index_memory_bytes: core.index.memory_bytes(),
+            disk_bytes: u64::from(segments.files) * u64::from(core.plan.geometry.segment_size_bytes),
+            max_size_bytes: core.plan.max_size_bytes,
+            segments_free: u64::from(segments.free),
+            segments_total: u64::from(segments.files),
+            segments_max: u64::from(core.plan.segment_count_max),
+            uploads_open: read(&core.counters.uploads_open),
+            appended_bytes_total: read(&core.counters.appended_bytes),
+            reinserted_bytes_total: read(&core.counters.reinserted_bytes),
+            reclaimed_segments_total: read(&core.counters.reclaimed_segments),
+            dropped_records_total: read(&core.counters.dropped_records),
+            lease_broken_total: read(&core.counters.lease_broken),
+            uploads_refused_total: read(&core.counters.uploads_refused),
+            corrupt_records_total: read(&core.counters.corrupt_records),
+            quarantined_segments_total: read(&core.counters.quarantined_segments),
+        }
+    }
+
+    /// Refuses new work, writes what is queued, syncs, marks the store clean and stops the threads. Idempotent.
+    ///
+    /// # Errors
+    /// `Storage` when the disk refused; the store is then as after a crash.
+    pub fn close(&self) -> Result<(), EngineError> {
+        self.inner.close()
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<(), EngineError> {
+        let mut background = self.background.lock();
+        let Some(background) = background.take() else { return Ok(()) };
+        self.core.queue.close();
+        background.join();
+        self.core.mark_clean()
+    }
+}
+
+impl Core {
+    /// Everything is written and nobody writes any more.
+    fn mark_clean(&self) -> Result<(), EngineError> {
+        self.step_syncer();
+        let storage = |error: std::io::Error| EngineError::Storage(error.to_string());
+        self.save_touches().map_err(storage)?;
+        let superblock = Superblock { clean: true, ..self.superblock.clone() };
+        self.disk.replace_small(SUPERBLOCK_NAME, &superblock.encode()).map_err(storage)
+    }
+}
+
+fn open_core(
+    disk: Arc<dyn Disk>,
+    folder: &Path,
+    options: &EngineOptions,
+    clock: Arc<dyn Clock>,
+    entropy: &Entropy,
+) -> Result<(Arc<Core>, OpenReport), OpenError> {
+    let started = Instant::now();
+    let now_ms = clock.now_ms();
+    let superblock = match read_superblock(&*disk, folder)? {
+        Some(superblock) => superblock,
+        None => Superblock {
+            store_id: entropy[..16].try_into().expect("16 bytes"),
+            key_seed: entropy[16..48].try_into().expect("32 bytes"),
+            geometry: Geometry::for_new_store(options)?,
+            created_ms: now_ms,
+            clean: true,
+        },
+    };
+    if options.segment_size_bytes.is_some_and(|size| size != superblock.geometry.segment_size_bytes) {
+        tracing::warn!(
+            event = "segment_size_kept",
+            segment_size_bytes = superblock.geometry.segment_size_bytes,
+            "a store keeps the segment size it was made with"
+        );
+    }
+    let plan = Plan::new(options, superblock.geometry)?;
+    // Before anything else changes: from here on a crash is a crash.
+    let open_mark = Superblock { clean: false, ..superblock.clone() };
+    disk.replace_small(SUPERBLOCK_NAME, &open_mark.encode()).map_err(|source| OpenError::Io {
+        action: "write",
+        path: folder.join(SUPERBLOCK_NAME),
+        source,
+    })?;
+
+    let keyer = Keyer::new(&superblock.key_seed);
+    let recovered = recovery::recover(&disk, &plan, &superblock, &keyer, now_ms)?;
+    let Recovered {
+        ledger,
+        index,
+        lanes,
+        sealing,
+        sequence_max,
+        blob_count,
+        action_count,
+        stored_bytes,
+        corrupt_record_count,
+    } = recovered;
+    let crash_protection = if superblock.clean {
+        CrashProtection::default()
+    } else {
+        CrashProtection { sequence_max, until_ms: now_ms.saturating_add(plan.lease_floor_ms) }
+    };
+    let mut report = OpenReport {
+        blob_count,
+        action_count,
+        stored_bytes,
+        segment_count: plan.segment_count_max,
+        segment_size_bytes: plan.geometry.segment_size_bytes,
+        index_memory_bytes: index.memory_bytes(),
+        clean_shutdown: superblock.clean,
+        corrupt_record_count,
+        elapsed: Duration::ZERO,
+    };
+    let core = Core {
+        maintained_period: AtomicU64::new(now_ms / plan.epochs.length_ms),
+        plan,
+        superblock,
+        keyer,
+        index,
+        ledger,
+        lanes: lanes.map(Mutex::new),
+        sealing: Mutex::new(sealing),
+        queue: CommitQueue::default(),
+        large_uploads: Arc::new(LargeUploads::default()),
+        crash_protection,
+        counters: Counters::default(),
+        clock,
+        disk,
+        nonces: AtomicU64::new(u64::from_le_bytes(entropy[48..].try_into().expect("8 bytes"))),
+    };
+    core.counters.corrupt_records.store(corrupt_record_count, Ordering::Relaxed);
+    report.elapsed = started.elapsed();
+    Ok((Arc::new(core), report))
+}
+
+fn read_superblock(disk: &dyn Disk, folder: &Path) -> Result<Option<Superblock>, OpenError> {
+    let bytes = disk.read_small(SUPERBLOCK_NAME).map_err(|source| OpenError::Io {
+        action: "read",
+        path: folder.join(SUPERBLOCK_NAME),
+        source,
+    })?;
+    let Some(bytes) = bytes else { return Ok(None) };
+    Superblock::decode(&bytes).map(Some).map_err(|error| match error {
+        SuperblockError::Newer(found) => {
+            OpenError::NewerFormat { folder: folder.to_owned(), found, supported: crate::format::FORMAT_VERSION }
+        }
+        SuperblockError::Damaged(reason) => {
+            OpenError::DamagedSuperblock { folder: folder.to_owned(), reason: reason.to_owned() }
+        }
+    })
+}

@@ -1,0 +1,102 @@
+//! What can go wrong, by what the caller can do about it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cask_index::{Digest, DigestFunction};
+
+/// A failed operation on an open store.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Not in the store, or found corrupt just now, which is the same to a client.
+    #[error("not found")]
+    NotFound,
+    /// The bytes do not hash to the digest, or are more or fewer than it says. Permanent.
+    #[error("content does not match {expected}: {found}")]
+    Mismatch {
+        /// What the caller promised.
+        expected: Digest,
+        /// What came instead, in words.
+        found: String,
+    },
+    /// Larger than the store takes. Permanent.
+    #[error("{size_bytes} bytes is over the limit of {limit_bytes}")]
+    TooLarge {
+        /// Size asked for.
+        size_bytes: u64,
+        /// The largest size that is accepted.
+        limit_bytes: u64,
+    },
+    /// This digest function is not served. Permanent.
+    #[error("digest function {} is not supported", .0.name())]
+    UnsupportedFunction(DigestFunction),
+    /// No room without breaking the lease floor, or the disk is full.
+    #[error("store is full: {advice}")]
+    Full {
+        /// When trying again may succeed.
+        retry_after: Duration,
+        /// What an operator can do.
+        advice: String,
+    },
+    /// Found corrupt or unreadable after a part of it had been handed out.
+    #[error("data loss in {0}")]
+    DataLoss(Digest),
+    /// The disk failed; the data of this call is not stored.
+    #[error("storage failed: {0}")]
+    Storage(String),
+    /// The engine is shutting down.
+    #[error("shutting down")]
+    Closed,
+}
+
+/// Why a folder could not be opened as a store. Each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder holds other things than a store.
+    #[error(
+        "{folder} is not empty and holds no Cask store (no superblock); choose an empty folder or the folder of a store"
+    )]
+    NotAStore {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Another process has it open.
+    #[error("{folder} is in use by another process; a store can be open only once")]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Made by a newer Cask.
+    #[error(
+        "{folder} has on-disk format {found}, this version reads up to {supported}; use a newer Cask or another folder"
+    )]
+    NewerFormat {
+        /// The folder.
+        folder: PathBuf,
+        /// Version in the superblock.
+        found: u32,
+        /// Newest version this build reads.
+        supported: u32,
+    },
+    /// The superblock cannot be trusted.
+    #[error("{folder} has a damaged superblock ({reason}); the store cannot be opened")]
+    DamagedSuperblock {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The options make no sense together.
+    #[error("{0}")]
+    Options(String),
+    /// The operating system refused.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,16 @@
+//! Bytes on disk. Little-endian, fixed width, every structure with a magic, a version and a checksum; drawn field by
+//! field in `docs/on-disk-format.md` and pinned by the golden tests of this folder.
+//!
+//! Nothing here does I/O: functions from bytes to values and back. Everything read is untrusted until its checksum
+//! has been compared.
+
+pub(crate) mod action;
+pub(crate) mod footer;
+pub(crate) mod layout;
+pub mod record;
+pub(crate) mod segment;
+pub mod superblock;
+pub(crate) mod touches;
+
+/// Version of all structures on disk; a change of any bumps it.
+pub const FORMAT_VERSION: u32 = 1;

@@ -1,0 +1,338 @@
+//! Opening: from files to a running store.
+//!
+//! The footers of the sealed segments are the checkpoint, there is no other: 32 bytes a record are read, in parallel.
+//! Segments without a footer (at most a few) are scanned record by record; checksums decide what counts, and a damaged
+//! record costs only itself. Then the index is filled in order of sequence, so that the newest record of a key wins,
+//! and heads of large blobs that lost a part are taken out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cask_index::{EpochLength, Inserted, Key, Keyer, Location, Table, TouchEpoch};
+use parking_lot::Mutex;
+
+use crate::config::Plan;
+use crate::disk::{Disk, SegmentFile};
+use crate::error::OpenError;
+use crate::format::action::ActionPayload;
+use crate::format::footer::{Footer, FooterEntry, TRAILER_BYTES};
+use crate::format::record::{
+    RECORD_ALIGNMENT_BYTES, RECORD_HEADER_BYTES_MAX, RecordHeader, RecordKind, RecordPlace, payload_checksum,
+};
+use crate::format::segment::{LaneClass, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::superblock::Superblock;
+use crate::format::touches::TouchSnapshot;
+use crate::segment::Segment;
+use crate::segment::lane::{Lane, OpenSegment, location_of};
+use crate::segment::ledger::{Ledger, Sealed};
+use crate::touch_snapshot;
+
+/// What a store consists of once its files are read.
+pub(crate) struct Recovered {
+    pub(crate) ledger: Ledger,
+    pub(crate) index: Table,
+    pub(crate) lanes: [Lane; 4],
+    /// Full segments that a crash left without footer.
+    pub(crate) sealing: Vec<OpenSegment>,
+    pub(crate) sequence_max: u64,
+    pub(crate) blob_count: u64,
+    pub(crate) action_count: u64,
+    pub(crate) stored_bytes: u64,
+    pub(crate) corrupt_record_count: u64,
+}
+
+/// One life of a segment as its file tells it.
+struct Life {
+    header: SegmentHeader,
+    file: Arc<dyn SegmentFile>,
+    entries: Vec<FooterEntry>,
+    end_bytes: u32,
+    /// `None`: no footer.
+    sealed_ms: Option<u64>,
+    corrupt_count: u64,
+}
+
+/// Reads the store's files.
+pub(crate) fn recover(
+    disk: &Arc<dyn Disk>,
+    plan: &Plan,
+    superblock: &Superblock,
+    keyer: &Keyer,
+    now_ms: u64,
+) -> Result<Recovered, OpenError> {
+    let io = |action: &'static str| move |source| OpenError::Io { action, path: "segments".into(), source };
+    let (mut lives, mut free) = read_headers(disk, plan, superblock).map_err(io("read"))?;
+    shrink(disk, plan, &mut lives, &mut free).map_err(io("remove"))?;
+    let numbers_max = lives.iter().map(|life| life.header.number).chain(free.iter().map(|(number, _)| *number)).max();
+    let numbers_max = plan.segment_count_max.max(numbers_max.map_or(0, |number| number + 1));
+    read_entries(&mut lives, plan, superblock, keyer);
+    lives.sort_unstable_by_key(|life| life.header.sequence);
+
+    let entry_count: u64 = lives.iter().map(|life| life.entries.len() as u64).sum();
+    let index = Table::with_capacity(plan.index_capacity.max(entry_count / 4 * 5)).map_err(|source| OpenError::Io {
+        action: "allocate",
+        path: "index".into(),
+        source,
+    })?;
+    let snapshot = disk.read_small(touch_snapshot::FILE_NAME).map_err(io("read"))?;
+    let snapshot = snapshot.and_then(|bytes| TouchSnapshot::decode(&bytes)).unwrap_or_default();
+    let mut filling = Filling { index: &index, blob_count: 0, action_count: 0, stored_bytes: 0 };
+    for life in &lives {
+        filling.enter(life, &snapshot, superblock.clean, plan.epochs, now_ms);
+    }
+    let Filling { blob_count, action_count, stored_bytes, .. } = filling;
+    let headless = drop_incomplete_heads(&lives, &index, plan, superblock, keyer);
+
+    let ledger = Ledger::new(Arc::clone(disk), plan.geometry.segment_size_bytes, plan.segment_count_max, numbers_max);
+    let sequence_max = lives.last().map_or(0, |life| life.header.sequence);
+    let corrupt_record_count = lives.iter().map(|life| life.corrupt_count).sum::<u64>();
+    for (number, file) in &free {
+        ledger.add_existing(Arc::new(Segment::new_closed(*number, Arc::clone(file))));
+    }
+    let mut lanes = LaneClass::ALL.map(|_| Lane::new(plan.geometry.segment_size_bytes, superblock.store_id));
+    let (mut sealed, mut sealing) = (Vec::new(), Vec::new());
+    for life in lives {
+        let segment = Arc::new(Segment::new_closed(life.header.number, life.file));
+        segment.open_life(life.header.sequence);
+        ledger.add_existing(Arc::clone(&segment));
+        match life.sealed_ms {
+            Some(sealed_ms) => sealed.push(Sealed {
+                number: life.header.number,
+                sequence: life.header.sequence,
+                sealed_ms,
+                retry_at_ms: 0,
+            }),
+            None => {
+                let open = OpenSegment { segment, end_bytes: life.end_bytes, entries: life.entries, synced_count: 0 };
+                // In order of sequence: of each class the newest stays open, the others get their footer.
+                sealing.extend(lanes[life.header.class.index()].open.replace(open));
+            }
+        }
+    }
+    ledger.recovered(free.into_iter().map(|(number, _)| number).collect(), sealed, sequence_max);
+    Ok(Recovered {
+        ledger,
+        index,
+        lanes,
+        sealing,
+        sequence_max,
+        blob_count: blob_count - headless,
+        action_count,
+        stored_bytes,
+        corrupt_record_count,
+    })
+}
+
+type FreeFile = (u32, Arc<dyn SegmentFile>);
+
+fn read_headers(
+    disk: &Arc<dyn Disk>,
+    plan: &Plan,
+    superblock: &Superblock,
+) -> std::io::Result<(Vec<Life>, Vec<FreeFile>)> {
+    let (mut lives, mut free) = (Vec::new(), Vec::new());
+    for number in disk.segment_numbers()? {
+        if number >= Location::SEGMENT_COUNT_MAX {
+            tracing::warn!(event = "stray_file", number, "a segment number out of range, left alone");
+            continue;
+        }
+        let file = disk.open_segment(number, plan.geometry.segment_size_bytes)?;
+        let header = file
+            .make_resident(0, SEGMENT_HEADER_BYTES)
+            .map(|()| SegmentHeader::decode(file.slice(0, SEGMENT_HEADER_BYTES), number, &superblock.store_id));
+        match header {
+            Ok(Some(header)) => lives.push(Life {
+                header,
+                file,
+                entries: Vec::new(),
+                end_bytes: SEGMENT_HEADER_BYTES,
+                sealed_ms: None,
+                corrupt_count: 0,
+            }),
+            Ok(None) => free.push((number, file)),
+            Err(error) => {
+                tracing::error!(event = "segment_unreadable", number, %error, "its blobs are misses");
+                free.push((number, file));
+            }
+        }
+    }
+    Ok((lives, free))
+}
+
+/// `max_size` was lowered: free files go first, then the oldest segments.
+fn shrink(disk: &Arc<dyn Disk>, plan: &Plan, lives: &mut Vec<Life>, free: &mut Vec<FreeFile>) -> std::io::Result<()> {
+    let surplus = (lives.len() + free.len()).saturating_sub(plan.segment_count_max as usize);
+    lives.sort_unstable_by_key(|life| life.header.sequence);
+    let from_free = surplus.min(free.len());
+    let gone = free.drain(..from_free).map(|(number, _)| number).collect::<Vec<_>>();
+    let oldest = lives.drain(..surplus - from_free).map(|life| life.header.number).collect::<Vec<_>>();
+    if !oldest.is_empty() {
+        tracing::warn!(
+            event = "store_shrunk",
+            segments = oldest.len(),
+            "max_size was lowered: the oldest segments are dropped"
+        );
+    }
+    gone.into_iter().chain(oldest).try_for_each(|number| disk.remove_segment(number))
+}
+
+fn read_entries(lives: &mut [Life], plan: &Plan, superblock: &Superblock, keyer: &Keyer) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(lives.len().max(1));
+    let next = AtomicUsize::new(0);
+    let lives: Vec<Mutex<&mut Life>> = lives.iter_mut().map(Mutex::new).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(life) = lives.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let mut life = life.lock();
+                    if !life.read_footer(plan.geometry.segment_size_bytes) {
+                        life.scan(plan.geometry.segment_size_bytes, superblock, keyer);
+                    }
+                }
+            });
+        }
+    });
+}
+
+impl Life {
+    fn read_footer(&mut self, size_bytes: u32) -> bool {
+        let read = |length_bytes: u32| {
+            self.file.make_resident(size_bytes - length_bytes, length_bytes).ok()?;
+            Some(self.file.slice(size_bytes - length_bytes, length_bytes))
+        };
+        let footer = read(TRAILER_BYTES)
+            .and_then(|trailer| Footer::announced_bytes(trailer, self.header.sequence, size_bytes))
+            .and_then(|announced| Footer::decode(read(announced)?, size_bytes));
+        let Some(footer) = footer else { return false };
+        self.entries = footer.entries;
+        self.end_bytes = footer.end_bytes;
+        self.sealed_ms = Some(footer.sealed_ms);
+        true
+    }
+
+    /// Finds records by their headers. After anything else it goes on at the next place where one may stand: a damaged
+    /// record, or one that a power cut tore, does not hide those behind it.
+    fn scan(&mut self, size_bytes: u32, superblock: &Superblock, keyer: &Keyer) {
+        if let Err(error) = self.file.make_resident(0, size_bytes) {
+            tracing::error!(event = "segment_unreadable", number = self.header.number, %error, "reading what can be read is left to fsck");
+            return;
+        }
+        let mut offset_bytes = SEGMENT_HEADER_BYTES;
+        while offset_bytes + (RECORD_ALIGNMENT_BYTES as u32) <= size_bytes {
+            let bytes = self.file.slice(offset_bytes, size_bytes - offset_bytes);
+            let place = RecordPlace { store_id: superblock.store_id, sequence: self.header.sequence, offset_bytes };
+            let header = RecordHeader::decode(&bytes[..bytes.len().min(RECORD_HEADER_BYTES_MAX)], &place)
+                .filter(|header| header.record_length_bytes() <= bytes.len());
+            let Some(header) = header else {
+                offset_bytes += RECORD_ALIGNMENT_BYTES as u32;
+                continue;
+            };
+            let payload = &bytes[header.length_bytes()..][..header.stored_length_bytes as usize];
+            match key_of(&header, payload, keyer).filter(|_| payload_checksum(payload) == header.payload_checksum) {
+                Some(key) => {
+                    let length_bytes = header.record_length_bytes() as u32;
+                    self.entries.push(FooterEntry { key, offset_bytes, length_bytes, kind: header.kind });
+                    offset_bytes += length_bytes;
+                    self.end_bytes = offset_bytes;
+                }
+                None => {
+                    self.corrupt_count += 1;
+                    offset_bytes += RECORD_ALIGNMENT_BYTES as u32;
+                }
+            }
+        }
+    }
+}
+
+/// The index key a record is entered under.
+fn key_of(header: &RecordHeader, payload: &[u8], keyer: &Keyer) -> Option<Key> {
+    match header.kind {
+        RecordKind::Blob | RecordKind::Head => Some(keyer.blob(&header.digest)),
+        RecordKind::Part => header.part.map(|tag| keyer.part(tag.nonce, tag.number)),
+        RecordKind::Action => {
+            let payload = ActionPayload::decode(&bytes::Bytes::copy_from_slice(payload))?;
+            Some(keyer.action(payload.instance()?, &header.digest))
+        }
+    }
+}
+
+struct Filling<'a> {
+    index: &'a Table,
+    blob_count: u64,
+    action_count: u64,
+    stored_bytes: u64,
+}
+
+impl Filling<'_> {
+    fn enter(&mut self, life: &Life, snapshot: &TouchSnapshot, clean: bool, epochs: EpochLength, now_ms: u64) {
+        let touches = snapshot.segments.get(&(life.header.number, life.header.sequence));
+        let written_ms = life.sealed_ms.unwrap_or(life.header.opened_ms).min(now_ms);
+        let ring_ms = u64::from(EpochLength::AGE_PERIODS_MAX) * epochs.length_ms;
+        let written = if now_ms - written_ms < ring_ms { epochs.epoch_at(written_ms) } else { TouchEpoch::OLD };
+        for (position, entry) in life.entries.iter().enumerate() {
+            let touch = touches
+                .and_then(|touches| touches.get(position))
+                .map(|raw| touch_snapshot::restore(snapshot, epochs, *raw, now_ms));
+            let (touched, hit) = match touch {
+                Some(Some(touch)) => touch,
+                // A clean store's snapshot knows every entry: what is not in it was dropped (damaged, superseded).
+                Some(None) if clean => continue,
+                Some(None) | None => (written, false),
+            };
+            let location = location_of(life.header.number, entry);
+            match self.index.insert(entry.key, location, touched) {
+                Ok(Inserted::New) => {
+                    self.stored_bytes += u64::from(entry.length_bytes);
+                    match entry.kind {
+                        RecordKind::Blob | RecordKind::Head => self.blob_count += 1,
+                        RecordKind::Action => self.action_count += 1,
+                        RecordKind::Part => {}
+                    }
+                }
+                Ok(Inserted::Replaced(before)) => {
+                    self.stored_bytes += u64::from(entry.length_bytes);
+                    self.stored_bytes -= u64::from(before.location.length_bytes());
+                }
+                Err(full) => {
+                    tracing::warn!(event = "index_full", %full, "an entry is left out; raise index_capacity");
+                    continue;
+                }
+            }
+            if hit {
+                self.index.touch(entry.key, touched);
+            }
+        }
+    }
+}
+
+/// A head is published after its parts, but a power cut may keep the one and lose the other. Returns how many went.
+fn drop_incomplete_heads(lives: &[Life], index: &Table, plan: &Plan, superblock: &Superblock, keyer: &Keyer) -> u64 {
+    let mut dropped = 0;
+    for life in lives {
+        for entry in life.entries.iter().filter(|entry| entry.kind == RecordKind::Head) {
+            let location = location_of(life.header.number, entry);
+            if index.get(entry.key).is_none_or(|found| found.location != location) {
+                continue;
+            }
+            let place = RecordPlace {
+                store_id: superblock.store_id,
+                sequence: life.header.sequence,
+                offset_bytes: entry.offset_bytes,
+            };
+            let head =
+                life.file.make_resident(entry.offset_bytes, entry.length_bytes).ok().and_then(|()| {
+                    RecordHeader::decode(life.file.slice(entry.offset_bytes, entry.length_bytes), &place)
+                });
+            let complete = head.is_some_and(|head| {
+                let tag = head.part.unwrap_or_default();
+                let part_count = head.digest.size_bytes().div_ceil(u64::from(plan.geometry.part_size_bytes));
+                u64::from(tag.number) == part_count
+                    && (0..tag.number).all(|number| index.get(keyer.part(tag.nonce, number)).is_some())
+            });
+            if !complete && index.remove(entry.key, location) {
+                dropped += 1;
+            }
+        }
+    }
+    dropped
+}

@@ -1,0 +1,188 @@
+//! What reclaim keeps of a segment: leases, recency, and the bound on write amplification. Pure arithmetic.
+//!
+//! Three reasons to keep a unit (a record, or the parts of one large blob), strongest first:
+//! 1. *Floor*: touched within the lease floor. Always kept; a segment full of such is left alone.
+//! 2. *Target*: touched within the lease. Kept while the store turns over slower than the lease. When it turns over
+//!    faster it is too small for the promise: then only a quarter of the segment is kept, last touched first, and what
+//!    is dropped inside its lease is counted.
+//! 3. *Recency*: hit since it was written. Kept, last touched first, while the whole stays under a quarter of the
+//!    segment (write amplification at most 1.33).
+
+use cask_index::EpochLength;
+
+/// At most this share of a segment is written again for reasons weaker than a lease that can be kept.
+const KEEP_SHARE: (u64, u64) = (1, 4);
+/// A segment of which more than this share is protected by the floor is not worth reclaiming.
+const FLOOR_SHARE_MAX: (u64, u64) = (15, 16);
+
+/// What of a segment stands or falls together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unit {
+    /// Bytes on disk.
+    pub(crate) bytes: u64,
+    /// Whole periods since it was touched; `None`: longer than the ring knows.
+    pub(crate) age_periods: Option<u8>,
+    /// Touched since it was written.
+    pub(crate) hit: bool,
+    /// Protected whatever its age says, for so many milliseconds yet: parts of an upload under way, and everything
+    /// for a while after a crash.
+    pub(crate) protected_for_ms: u64,
+}
+
+/// The promise, and how fast the store turns over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeaseTerms {
+    pub(crate) lease_ms: u64,
+    pub(crate) lease_floor_ms: u64,
+    pub(crate) epochs: EpochLength,
+    /// The segment was sealed longer ago than the lease.
+    pub(crate) outlived_lease: bool,
+}
+
+/// What to do with a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Keep the units so marked and reclaim the rest.
+    Reclaim { keep: Vec<bool>, kept_bytes: u64, leases_broken: u64 },
+    /// Too much is protected by the floor; worth a look again after this time.
+    TooYoung { retry_after_ms: u64 },
+}
+
+impl LeaseTerms {
+    /// Milliseconds for which the floor still protects a unit. A touch `age` periods ago is at least `age - 1` whole
+    /// periods old, so this errs on the side of protecting.
+    fn floor_left_ms(&self, unit: &Unit) -> u64 {
+        let by_age = match unit.age_periods {
+            Some(age) => self.lease_floor_ms.saturating_sub(u64::from(age.saturating_sub(1)) * self.epochs.length_ms),
+            None => 0,
+        };
+        by_age.max(unit.protected_for_ms)
+    }
+
+    fn leased(&self, unit: &Unit) -> bool {
+        unit.age_periods.is_some_and(|age| u64::from(age.saturating_sub(1)) * self.epochs.length_ms < self.lease_ms)
+    }
+}
+
+/// Decides over the live units of a segment of `segment_bytes`.
+pub(crate) fn judge(units: &[Unit], segment_bytes: u64, terms: &LeaseTerms) -> Verdict {
+    let mut floor: Vec<(u64, u64)> =
+        units.iter().map(|unit| (terms.floor_left_ms(unit), unit.bytes)).filter(|(left_ms, _)| *left_ms > 0).collect();
+    let floor_bytes: u64 = floor.iter().map(|(_, bytes)| bytes).sum();
+    let floor_bytes_max = segment_bytes * FLOOR_SHARE_MAX.0 / FLOOR_SHARE_MAX.1;
+    if floor_bytes > floor_bytes_max {
+        floor.sort_unstable();
+        let mut excess = floor_bytes - floor_bytes_max;
+        let last = floor.iter().find(|(_, bytes)| {
+            let enough = *bytes >= excess;
+            excess = excess.saturating_sub(*bytes);
+            enough
+        });
+        return Verdict::TooYoung { retry_after_ms: last.map_or(1, |(left_ms, _)| *left_ms).max(1) };
+    }
+
+    let mut keep: Vec<bool> = units
+        .iter()
+        .map(|unit| terms.floor_left_ms(unit) > 0 || (terms.outlived_lease && terms.leased(unit)))
+        .collect();
+    let mut kept_bytes: u64 = units.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(unit, _)| unit.bytes).sum();
+
+    let budget = segment_bytes * KEEP_SHARE.0 / KEEP_SHARE.1;
+    let mut rest: Vec<usize> = (0..units.len())
+        .filter(|position| !keep[*position])
+        .filter(|position| units[*position].hit || (!terms.outlived_lease && terms.leased(&units[*position])))
+        .collect();
+    // Hit before never hit, then last touched first; the log's order decides between equals, for determinism.
+    rest.sort_by_key(|position| {
+        let unit = &units[*position];
+        (!unit.hit, unit.age_periods.map_or(u8::MAX, |age| age), *position)
+    });
+    for position in rest {
+        if kept_bytes + units[position].bytes <= budget {
+            kept_bytes += units[position].bytes;
+            keep[position] = true;
+        }
+    }
+    let leases_broken = units.iter().zip(&keep).filter(|(unit, keep)| !**keep && terms.leased(unit)).count() as u64;
+    Verdict::Reclaim { keep, kept_bytes, leases_broken }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60_000;
+
+    fn terms(lease_min: u64, floor_min: u64, outlived_lease: bool) -> LeaseTerms {
+        LeaseTerms {
+            lease_ms: lease_min * MINUTE,
+            lease_floor_ms: floor_min * MINUTE,
+            epochs: EpochLength { length_ms: 5 * MINUTE },
+            outlived_lease,
+        }
+    }
+
+    fn unit(bytes: u64, age_periods: Option<u8>, hit: bool) -> Unit {
+        Unit { bytes, age_periods, hit, protected_for_ms: 0 }
+    }
+
+    fn kept(units: &[Unit], terms: &LeaseTerms) -> Vec<bool> {
+        match judge(units, 1000, terms) {
+            Verdict::Reclaim { keep, .. } => keep,
+            Verdict::TooYoung { .. } => panic!("too young"),
+        }
+    }
+
+    #[test]
+    fn old_and_never_hit_is_dropped() {
+        assert_eq!(kept(&[unit(900, None, false)], &terms(240, 10, true)), [false]);
+    }
+
+    #[test]
+    fn what_the_floor_protects_is_kept_whatever_it_costs() {
+        let units = [unit(600, Some(0), false), unit(300, Some(2), false), unit(100, Some(9), false)];
+        assert_eq!(kept(&units, &terms(240, 10, false)), [true, true, false]);
+    }
+
+    #[test]
+    fn a_segment_full_of_floor_is_left_alone_until_enough_of_it_ages() {
+        let units = [unit(500, Some(0), false), unit(100, Some(2), false), unit(400, Some(1), false)];
+        // Age 2 is at least 5 min old: 5 of the 10 min are left.
+        assert_eq!(judge(&units, 1000, &terms(240, 10, false)), Verdict::TooYoung { retry_after_ms: 5 * MINUTE });
+    }
+
+    #[test]
+    fn a_lease_is_kept_while_the_store_is_large_enough() {
+        let units = [unit(700, Some(20), false), unit(200, None, false)];
+        assert_eq!(kept(&units, &terms(240, 10, true)), [true, false]);
+    }
+
+    #[test]
+    fn a_store_that_turns_over_too_fast_keeps_the_last_touched_quarter_and_counts() {
+        let units =
+            [unit(200, Some(9), false), unit(200, Some(4), false), unit(200, Some(8), true), unit(40, Some(30), true)];
+        let verdict = judge(&units, 1000, &terms(240, 10, false));
+        assert_eq!(
+            verdict,
+            Verdict::Reclaim { keep: vec![false, false, true, true], kept_bytes: 240, leases_broken: 2 }
+        );
+    }
+
+    #[test]
+    fn without_leases_what_was_hit_is_kept_up_to_a_quarter() {
+        let units =
+            [unit(200, Some(3), true), unit(200, Some(1), true), unit(200, Some(0), false), unit(50, None, true)];
+        let verdict = judge(&units, 1000, &terms(0, 0, true));
+        assert_eq!(
+            verdict,
+            Verdict::Reclaim { keep: vec![false, true, false, true], kept_bytes: 250, leases_broken: 0 }
+        );
+    }
+
+    #[test]
+    fn protection_after_a_crash_counts_as_floor() {
+        let mut fresh = unit(100, None, false);
+        fresh.protected_for_ms = 10;
+        assert_eq!(kept(&[fresh], &terms(240, 10, true)), [true]);
+    }
+}

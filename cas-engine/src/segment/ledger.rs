@@ -1,0 +1,272 @@
+//! The ledger: which segments there are and in which state, the one place where space is given and taken back.
+//!
+//! Lanes take free segments from it, sealed ones come back in order of sequence (the FIFO of eviction), the reclaimer
+//! turns the oldest into free ones. One free segment is kept back for the reinserted lane: reclaim must always be able
+//! to move what it keeps.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Segment;
+use crate::disk::Disk;
+use crate::format::segment::LaneClass;
+
+/// Kept back for the reinserted lane.
+const RESERVED_FOR_RECLAIM: u32 = 1;
+/// After the disk refused a new segment, how long until it is asked again.
+const GROWTH_RETRY_MS: u64 = 5_000;
+
+/// A sealed segment, as reclaim sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sealed {
+    pub(crate) number: u32,
+    pub(crate) sequence: u64,
+    pub(crate) sealed_ms: u64,
+    /// Looked at before, with too much in it that the floor protects: not worth a look before this time.
+    pub(crate) retry_at_ms: u64,
+}
+
+/// Why there is no segment to be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoSpace {
+    /// Reclaim is at work: wait.
+    Wait,
+    /// Nothing can be reclaimed before this time.
+    Exhausted { until_ms: u64 },
+}
+
+/// Counts for the statistics.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SegmentCounts {
+    pub(crate) files: u32,
+    pub(crate) free: u32,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    free: Vec<u32>,
+    /// Oldest first.
+    sealed: VecDeque<Sealed>,
+    draining: Vec<u32>,
+    /// Numbers without a file.
+    unmade: Vec<u32>,
+    /// Files on disk.
+    file_count: u32,
+    next_sequence: u64,
+    growth_blocked_until_ms: u64,
+    /// Set by the reclaimer when it found nothing to take.
+    exhausted_until_ms: Option<u64>,
+    /// A lane waits for a segment.
+    wanted: bool,
+}
+
+/// See the module's head.
+pub(crate) struct Ledger {
+    disk: Arc<dyn Disk>,
+    segment_size_bytes: u32,
+    segment_count_max: u32,
+    table: Box<[OnceLock<Arc<Segment>>]>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Ledger {
+    /// A ledger of no segments; recovery adds those it found. `numbers_max` bounds the numbers in use, which after
+    /// `max_size` was lowered may be more than `segment_count_max`.
+    pub(crate) fn new(disk: Arc<dyn Disk>, segment_size_bytes: u32, segment_count_max: u32, numbers_max: u32) -> Self {
+        Self {
+            disk,
+            segment_size_bytes,
+            segment_count_max,
+            table: (0..numbers_max).map(|_| OnceLock::new()).collect(),
+            state: Mutex::new(State { next_sequence: 1, ..State::default() }),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn segment(&self, number: u32) -> Option<&Arc<Segment>> {
+        self.table.get(number as usize)?.get()
+    }
+
+    /// Recovery: a file that exists, not readable yet.
+    pub(crate) fn add_existing(&self, segment: Arc<Segment>) {
+        let number = segment.number();
+        assert!(self.table[number as usize].set(segment).is_ok(), "segment {number} was added twice");
+        self.state.lock().file_count += 1;
+    }
+
+    /// Recovery: all files are added and sorted into free and sealed (oldest first); the rest is open in a lane.
+    pub(crate) fn recovered(&self, free: Vec<u32>, sealed: Vec<Sealed>, sequence_max: u64) {
+        let mut state = self.state.lock();
+        state.unmade = (0..self.table.len() as u32).rev().filter(|number| self.segment(*number).is_none()).collect();
+        state.free = free;
+        state.sealed = sealed.into();
+        state.next_sequence = sequence_max + 1;
+    }
+
+    /// A free segment and the sequence of its next life. Makes a file where none is free and the size allows.
+    pub(crate) fn take_free(&self, class: LaneClass, now_ms: u64) -> Result<(Arc<Segment>, u64), NoSpace> {
+        let mut state = self.state.lock();
+        self.collect_drained(&mut state);
+        let reserved = if class == LaneClass::Reinserted { 0 } else { RESERVED_FOR_RECLAIM };
+        if self.available(&state, now_ms) <= reserved {
+            return Err(match state.exhausted_until_ms {
+                Some(until_ms) if now_ms < until_ms => NoSpace::Exhausted { until_ms },
+                _ => {
+                    state.exhausted_until_ms = None;
+                    state.wanted = true;
+                    self.changed.notify_all();
+                    NoSpace::Wait
+                }
+            });
+        }
+        let number = match state.free.pop() {
+            Some(number) => number,
+            None => match self.make_file(&mut state) {
+                Ok(number) => number,
+                Err(error) => {
+                    tracing::warn!(event = "growth_refused", %error, "cannot make a segment file; going on with those there are");
+                    state.growth_blocked_until_ms = now_ms + GROWTH_RETRY_MS;
+                    state.wanted = true;
+                    self.changed.notify_all();
+                    return Err(NoSpace::Wait);
+                }
+            },
+        };
+        let sequence = state.next_sequence;
+        state.next_sequence += 1;
+        let segment = self.segment(number).expect("a free segment has a file");
+        Ok((Arc::clone(segment), sequence))
+    }
+
+    /// Allocating a file happens at most once for each segment of the store, so it may hold the lock.
+    fn make_file(&self, state: &mut State) -> io::Result<u32> {
+        let number = *state.unmade.last().expect("`available` counted it");
+        let file = self.disk.create_segment(number, self.segment_size_bytes)?;
+        state.unmade.pop();
+        state.file_count += 1;
+        let made = self.table[number as usize].set(Arc::new(Segment::new_closed(number, file)));
+        assert!(made.is_ok(), "segment {number} was made twice");
+        Ok(number)
+    }
+
+    fn available(&self, state: &State, now_ms: u64) -> u32 {
+        let growth = if now_ms < state.growth_blocked_until_ms {
+            0
+        } else {
+            self.segment_count_max.saturating_sub(state.file_count).min(state.unmade.len() as u32)
+        };
+        state.free.len() as u32 + growth
+    }
+
+    /// Free segments and files that may still be made.
+    pub(crate) fn available_count(&self, now_ms: u64) -> u32 {
+        let mut state = self.state.lock();
+        self.collect_drained(&mut state);
+        self.available(&state, now_ms)
+    }
+
+    /// True when a lane waits, or fewer than `low_water` segments are available.
+    pub(crate) fn needs_reclaim(&self, low_water: u32, now_ms: u64) -> bool {
+        let mut state = self.state.lock();
+        self.collect_drained(&mut state);
+        let available = self.available(&state, now_ms);
+        if available > RESERVED_FOR_RECLAIM {
+            state.wanted = false;
+        }
+        if state.exhausted_until_ms.is_some_and(|until_ms| now_ms < until_ms) {
+            return false;
+        }
+        state.wanted || available < low_water
+    }
+
+    /// `Some(until)` while uploads are to be refused at once.
+    pub(crate) fn exhausted_until_ms(&self, now_ms: u64) -> Option<u64> {
+        let state = self.state.lock();
+        let until_ms = state.exhausted_until_ms.filter(|until_ms| now_ms < *until_ms)?;
+        (self.available(&state, now_ms) <= RESERVED_FOR_RECLAIM).then_some(until_ms)
+    }
+
+    /// The reclaimer found nothing it may take before `until_ms`.
+    pub(crate) fn declare_exhausted(&self, until_ms: u64) {
+        self.state.lock().exhausted_until_ms = Some(until_ms);
+        self.changed.notify_all();
+    }
+
+    /// A segment took its last record and has its footer.
+    pub(crate) fn sealed(&self, sealed: Sealed) {
+        let mut state = self.state.lock();
+        // Sealing happens off the lane, so two lanes' segments may arrive out of order.
+        let position = state.sealed.partition_point(|other| other.sequence < sealed.sequence);
+        state.sealed.insert(position, sealed);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Segments that reclaim may look at now, oldest first.
+    pub(crate) fn candidates(&self, now_ms: u64) -> Vec<Sealed> {
+        self.state.lock().sealed.iter().filter(|sealed| sealed.retry_at_ms <= now_ms).copied().collect()
+    }
+
+    /// The earliest time at which a sealed segment is worth another look.
+    pub(crate) fn earliest_retry_ms(&self) -> Option<u64> {
+        self.state.lock().sealed.iter().map(|sealed| sealed.retry_at_ms).min()
+    }
+
+    pub(crate) fn set_retry(&self, sequence: u64, retry_at_ms: u64) {
+        if let Some(sealed) = self.state.lock().sealed.iter_mut().find(|sealed| sealed.sequence == sequence) {
+            sealed.retry_at_ms = retry_at_ms;
+        }
+    }
+
+    /// Nothing in the index points into the segment any more: it becomes free when its last reader is gone.
+    pub(crate) fn release(&self, number: u32) {
+        let mut state = self.state.lock();
+        state.sealed.retain(|sealed| sealed.number != number);
+        state.draining.push(number);
+        state.exhausted_until_ms = None;
+        self.collect_drained(&mut state);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The disk failed under it: what it holds may be read, but it is never written again in this process.
+    pub(crate) fn quarantine(&self, number: u32) {
+        let mut state = self.state.lock();
+        state.sealed.retain(|sealed| sealed.number != number);
+    }
+
+    fn collect_drained(&self, state: &mut State) {
+        let State { draining, free, .. } = state;
+        draining.retain(|number| {
+            let drained = self.segment(*number).expect("draining segments have a file").close_if_unpinned();
+            if drained {
+                free.push(*number);
+            }
+            !drained
+        });
+    }
+
+    /// Waits until something changed or the time is over. For threads of the engine only.
+    pub(crate) fn wait(&self, patience: Duration) {
+        let mut state = self.state.lock();
+        self.changed.wait_for(&mut state, patience);
+    }
+
+    pub(crate) fn wake_all(&self) {
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn sealed_segments(&self) -> Vec<Sealed> {
+        self.state.lock().sealed.iter().copied().collect()
+    }
+
+    pub(crate) fn counts(&self) -> SegmentCounts {
+        let state = self.state.lock();
+        SegmentCounts { files: state.file_count, free: state.free.len() as u32 }
+    }
+}

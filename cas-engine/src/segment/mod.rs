@@ -1,0 +1,133 @@
+//! Segments: the fixed-size files that make up the log.
+//!
+//! ```text
+//!          take_free            seal               reclaim           last pin gone
+//!   Free ------------> Open ------------> Sealed ------------> Draining ------------> Free
+//!                        |                   |
+//!                        +---- disk fails ---+----> Quarantined   (not used again before a restart)
+//! ```
+//! A reader pins a segment before it looks at its bytes; while a pin lives, published ranges are never written again.
+//! The way to Free goes through [`Segment::close_if_unpinned`], which pins lose against: a pin taken too late is
+//! refused, and its reader sees a miss.
+
+pub(crate) mod lane;
+pub(crate) mod lease;
+pub(crate) mod ledger;
+pub(crate) mod reclaimer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use cask_index::Location;
+
+use crate::disk::SegmentFile;
+use crate::format::record::RecordPlace;
+
+/// Set in `pins` while the segment is not readable: it is free, or being opened for its next life.
+const CLOSED: u32 = 1 << 31;
+
+/// One segment file and who looks at it.
+pub(crate) struct Segment {
+    number: u32,
+    file: Arc<dyn SegmentFile>,
+    /// The present life; changes only while no pin can be taken.
+    sequence: AtomicU64,
+    pins: AtomicU32,
+}
+
+impl Segment {
+    /// A segment that cannot be read yet.
+    pub(crate) fn new_closed(number: u32, file: Arc<dyn SegmentFile>) -> Self {
+        Self { number, file, sequence: AtomicU64::new(0), pins: AtomicU32::new(CLOSED) }
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(crate) fn file(&self) -> &dyn SegmentFile {
+        &*self.file
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence.load(Ordering::Acquire)
+    }
+
+    /// Starts a life: from now on readers may pin. The caller owns the segment, which is closed.
+    pub(crate) fn open_life(&self, sequence: u64) {
+        self.sequence.store(sequence, Ordering::Release);
+        let before = self.pins.fetch_and(!CLOSED, Ordering::AcqRel);
+        assert!(before & CLOSED != 0, "segment {} was opened twice", self.number);
+    }
+
+    /// Ends the life if nobody looks; afterwards no pin is given until `open_life`.
+    pub(crate) fn close_if_unpinned(&self) -> bool {
+        self.pins.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Where a record at `offset_bytes` stands, for its header checksum.
+    pub(crate) fn place(&self, store_id: [u8; 16], offset_bytes: u32) -> RecordPlace {
+        RecordPlace { store_id, sequence: self.sequence(), offset_bytes }
+    }
+}
+
+/// Keeps a segment from being written over.
+pub(crate) struct Pin {
+    segment: Arc<Segment>,
+}
+
+impl Pin {
+    /// `None` when the segment is closed.
+    pub(crate) fn take(segment: &Arc<Segment>) -> Option<Self> {
+        let before = segment.pins.fetch_add(1, Ordering::AcqRel);
+        if before & CLOSED != 0 {
+            segment.pins.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(Self { segment: Arc::clone(segment) })
+    }
+
+    pub(crate) fn segment(&self) -> &Segment {
+        &self.segment
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.segment.pins.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A pinned range: the owner behind every `Bytes` that leaves the engine.
+pub(crate) struct PinnedRange {
+    pub(crate) pin: Pin,
+    pub(crate) offset_bytes: u32,
+    pub(crate) length_bytes: u32,
+}
+
+impl PinnedRange {
+    /// The whole record at `location`.
+    pub(crate) fn record(pin: Pin, location: Location) -> Self {
+        Self { pin, offset_bytes: location.offset_bytes(), length_bytes: location.length_bytes() }
+    }
+
+    pub(crate) fn is_resident(&self) -> bool {
+        self.pin.segment().file().is_resident(self.offset_bytes, self.length_bytes)
+    }
+
+    pub(crate) fn make_resident(&self) -> std::io::Result<()> {
+        self.pin.segment().file().make_resident(self.offset_bytes, self.length_bytes)
+    }
+
+    /// The same pin on `length_bytes` bytes from `skip_bytes` on.
+    pub(crate) fn narrow(self, skip_bytes: u32, length_bytes: u32) -> Self {
+        assert!(skip_bytes + length_bytes <= self.length_bytes, "a range is narrowed, never widened");
+        Self { pin: self.pin, offset_bytes: self.offset_bytes + skip_bytes, length_bytes }
+    }
+}
+
+impl AsRef<[u8]> for PinnedRange {
+    fn as_ref(&self) -> &[u8] {
+        self.pin.segment().file().slice(self.offset_bytes, self.length_bytes)
+    }
+}

@@ -1,0 +1,70 @@
+//! The engine's background work, one step at a time: for whoever wants to own the order in which things happen.
+//!
+//! Production has threads that call these steps (`background`); tests and the simulator call them on their own, so that
+//! every interleaving of uploads, writes, syncs and reclaim is theirs to choose.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::core::Core;
+use crate::segment::reclaimer::ReclaimStep;
+use crate::writer::WriterStep;
+
+/// Handle on the background work of an engine.
+#[derive(Clone)]
+pub struct Stepper {
+    core: Arc<Core>,
+}
+
+impl Stepper {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// Writes one batch of every lane and publishes it.
+    pub fn write(&self) -> WriterStep {
+        self.core.step_writer()
+    }
+
+    /// Makes new records durable, gives full segments their footer. Returns how many segments were synced.
+    pub fn sync(&self) -> usize {
+        self.core.step_syncer()
+    }
+
+    /// Makes one segment free if space is needed.
+    pub fn reclaim(&self) -> ReclaimStep {
+        self.core.step_reclaimer()
+    }
+
+    /// Once a period of the touch epochs: ages the index and saves the touches. Returns whether it was time.
+    pub fn maintain(&self) -> bool {
+        self.core.step_maintenance()
+    }
+
+    /// Writes, syncs and reclaims until nothing moves any more.
+    pub fn run_until_idle(&self) {
+        loop {
+            let wrote = self.write() == WriterStep::Worked;
+            let synced = self.sync() > 0;
+            let reclaimed = self.reclaim() == ReclaimStep::Reclaimed;
+            if !wrote && !synced && !reclaimed {
+                return;
+            }
+        }
+    }
+}
+
+impl Core {
+    fn step_maintenance(&self) -> bool {
+        let now_ms = self.clock.now_ms();
+        let period = now_ms / self.plan.epochs.length_ms;
+        if self.maintained_period.swap(period, Ordering::Relaxed) == period {
+            return false;
+        }
+        self.index.age(self.plan.epochs, now_ms);
+        if let Err(error) = self.save_touches() {
+            tracing::warn!(event = "touches_not_saved", %error, "the order of eviction may not survive a crash");
+        }
+        true
+    }
+}

@@ -1,0 +1,85 @@
+//! Saving and restoring when entries were touched, so that the order of eviction survives a restart.
+//!
+//! Written at close and once every period of the epochs, small (a byte an entry) and best effort: a snapshot that is
+//! missing, damaged, stale or too large for its share of the store costs order, never data.
+
+use std::collections::HashMap;
+
+use cask_index::{Found, TouchEpoch};
+
+use crate::core::Core;
+use crate::format::footer::FooterEntry;
+use crate::format::segment::LaneClass;
+use crate::format::touches::TouchSnapshot;
+use crate::segment::lane::location_of;
+
+pub(crate) const FILE_NAME: &str = "touches";
+const NO_ENTRY: u8 = 0;
+const OLDER_THAN_THE_RING: u8 = 1;
+const AGE_BASE: u8 = 2;
+const HIT: u8 = 0x80;
+
+impl Core {
+    pub(crate) fn save_touches(&self) -> std::io::Result<()> {
+        let now_ms = self.clock.now_ms();
+        let mut segments = HashMap::new();
+        for sealed in self.ledger.sealed_segments() {
+            if let Some(footer) = self.read_footer(sealed) {
+                segments
+                    .insert((sealed.number, sealed.sequence), self.touches_of(sealed.number, &footer.entries, now_ms));
+            }
+        }
+        for class in LaneClass::ALL {
+            let lane = self.lane(class).lock();
+            if let Some(open) = &lane.open {
+                let number = open.segment.number();
+                segments.insert((number, open.segment.sequence()), self.touches_of(number, &open.entries, now_ms));
+            }
+        }
+        let snapshot = TouchSnapshot { saved_ms: now_ms, period_ms: self.plan.epochs.length_ms, segments };
+        // Twice: the old one stands beside the new one until that is complete.
+        if snapshot.encoded_bytes() * 2 + 4096 > self.plan.metadata_bytes_max {
+            tracing::warn!(
+                event = "touches_not_saved",
+                bytes = snapshot.encoded_bytes(),
+                "too many records for a touch snapshot"
+            );
+            return Ok(());
+        }
+        self.disk.replace_small(FILE_NAME, &snapshot.encode())
+    }
+
+    fn touches_of(&self, number: u32, entries: &[FooterEntry], now_ms: u64) -> Vec<u8> {
+        let touch = |entry: &FooterEntry| match self.index.get(entry.key) {
+            Some(Found { location, touched, hit }) if location == location_of(number, entry) => {
+                let age =
+                    self.plan.epochs.age_periods(now_ms, touched).map_or(OLDER_THAN_THE_RING, |age| AGE_BASE + age);
+                age | if hit { HIT } else { 0 }
+            }
+            _ => NO_ENTRY,
+        };
+        entries.iter().map(touch).collect()
+    }
+}
+
+/// The touch that a snapshot's byte stands for, seen from `now_ms`. `None`: it says nothing of this entry.
+pub(crate) fn restore(
+    snapshot: &TouchSnapshot,
+    epochs: cask_index::EpochLength,
+    raw: u8,
+    now_ms: u64,
+) -> Option<(TouchEpoch, bool)> {
+    let hit = raw & HIT != 0;
+    match raw & !HIT {
+        NO_ENTRY => None,
+        OLDER_THAN_THE_RING => Some((TouchEpoch::OLD, hit)),
+        age => {
+            let touched_ms = snapshot.saved_ms.saturating_sub(u64::from(age - AGE_BASE) * snapshot.period_ms);
+            // A clock that was set back must not make anything younger than now.
+            let touched_ms = touched_ms.min(now_ms);
+            let age_ms = now_ms - touched_ms;
+            let known = age_ms < u64::from(cask_index::EpochLength::AGE_PERIODS_MAX) * epochs.length_ms;
+            Some((if known { epochs.epoch_at(touched_ms) } else { TouchEpoch::OLD }, hit))
+        }
+    }
+}

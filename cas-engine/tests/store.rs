@@ -1,0 +1,380 @@
+//! The engine as its callers see it, over a real folder, one step at a time.
+
+mod support;
+
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use cask_engine::{BeginUpload, EngineError, ReclaimStep, WriterStep};
+use cask_index::{Digest, DigestFunction};
+use support::{MIB, Store, data, segment_files, sha256, small};
+
+const PART: usize = 64 * 1024;
+/// Sizes at every edge: empty, alignment, part, several parts, larger than a segment.
+const SIZES: [usize; 13] =
+    [0, 1, 63, 64, 65, 4095, PART - 1, PART, PART + 1, 2 * PART, 5 * PART + 7, 1024 * 1024, 3 * 1024 * 1024 + 5];
+
+#[test]
+fn blobs_of_every_size_read_back_and_survive_a_crash() {
+    let mut store = Store::new(small(32));
+    let blobs: Vec<(Digest, Vec<u8>)> = SIZES
+        .iter()
+        .enumerate()
+        .map(|(seed, size)| {
+            let blob = data(seed as u64 + 1, *size);
+            (store.put(&blob).unwrap(), blob)
+        })
+        .collect();
+    for round in 0..3 {
+        for (digest, blob) in &blobs {
+            assert!(store.present(digest), "{digest} in round {round}");
+            assert_eq!(store.get(digest).unwrap(), *blob, "{digest} in round {round}");
+        }
+        store.crash();
+        assert!(!store.report.clean_shutdown);
+        assert_eq!(store.report.corrupt_record_count, 0);
+        assert_eq!(store.report.blob_count, SIZES.len() as u64 - 1, "the empty blob is never stored");
+    }
+}
+
+#[test]
+fn chunks_start_anywhere_and_end_at_their_part() {
+    let store = Store::new(small(32));
+    let blob = data(1, 3 * PART + 100);
+    let digest = store.put(&blob).unwrap();
+    let reader = store.engine().read(&digest).unwrap();
+    for offset in [0, 1, PART - 1, PART, 2 * PART + 17, 3 * PART, 3 * PART + 99, 3 * PART + 100] {
+        let chunk = reader.chunk_at(offset as u64, true).unwrap().unwrap();
+        let end = blob.len().min((offset / PART + 1) * PART);
+        assert_eq!(chunk, &blob[offset..end], "offset {offset}");
+    }
+}
+
+#[test]
+fn size_is_part_of_a_blobs_identity() {
+    let store = Store::new(small(32));
+    let digest = store.put(b"four").unwrap();
+    for size in [0, 3, 5, 1 << 40] {
+        let other = Digest::new(DigestFunction::Sha256, digest.hash(), size).unwrap();
+        assert!(!store.present(&other), "size {size}");
+        assert!(matches!(store.engine().read(&other), Err(EngineError::NotFound)), "size {size}");
+    }
+    assert_eq!(store.engine().find_by_hash(DigestFunction::Sha256, digest.hash()), Some(digest));
+    assert_eq!(store.engine().find_by_hash(DigestFunction::Sha256, &[1; 32]), None);
+}
+
+#[test]
+fn equal_hashes_of_two_functions_never_alias() {
+    let store = Store::new(small(32));
+    let digest = store.put(b"one hash, two functions").unwrap();
+    for function in [DigestFunction::Blake3, DigestFunction::Sha256Tree] {
+        let other = Digest::new(function, digest.hash(), digest.size_bytes()).unwrap();
+        assert!(!store.present(&other));
+        assert_eq!(store.engine().find_by_hash(function, digest.hash()), None);
+        assert!(matches!(store.engine().read(&other), Err(EngineError::UnsupportedFunction(_))));
+        assert!(matches!(store.put_as(other, b"x"), Err(EngineError::UnsupportedFunction(_))));
+    }
+}
+
+#[test]
+fn content_that_does_not_match_is_refused_and_nothing_is_stored() {
+    let store = Store::new(small(32));
+    for size in [10, 3 * PART] {
+        let blob = data(5, size);
+        let digest = sha256(&blob);
+        let mut other = blob.clone();
+        other[size / 2] ^= 1;
+        for (what, sent) in [("another", other.as_slice()), ("less", &blob[..size - 1]), ("more", &data(5, size + 1))] {
+            assert!(matches!(store.put_as(digest, sent), Err(EngineError::Mismatch { .. })), "{what} of {size}");
+            assert!(!store.present(&digest), "{what} of {size}");
+        }
+        store.put_as(digest, &blob).unwrap();
+    }
+    assert_eq!(store.engine().stats().uploads_open, 0);
+}
+
+#[test]
+fn a_blob_over_the_limit_is_refused_before_a_byte_is_sent() {
+    let mut options = small(32);
+    options.blob_size_bytes_max = Some(1000);
+    let store = Store::new(options);
+    assert!(matches!(
+        store.engine().begin_upload(sha256(&data(1, 1001))).map(|_| ()),
+        Err(EngineError::TooLarge { size_bytes: 1001, limit_bytes: 1000 })
+    ));
+    store.put(&data(1, 1000)).unwrap();
+}
+
+/// Two builders upload the same blob at once: the first to finish satisfies both, and one record is stored.
+#[test]
+fn racing_duplicates_share_one_record() {
+    for size in [100, 2 * PART] {
+        let store = Store::new(small(32));
+        let blob = data(3, size);
+        let digest = sha256(&blob);
+        let begin = || match store.engine().begin_upload(digest).unwrap() {
+            BeginUpload::Upload(upload) => upload,
+            BeginUpload::Present => panic!("not stored yet"),
+        };
+        let (mut one, mut two, slow) = (begin(), begin(), begin());
+        for upload in [&mut one, &mut two] {
+            for piece in blob.chunks(PART) {
+                if upload.needs_flush() {
+                    upload.flush_part(Box::new(|outcome| outcome.unwrap()));
+                }
+                upload.append(piece).unwrap();
+            }
+        }
+        let (first, second) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        one.finish(Box::new(move |outcome| first.0.send(outcome).unwrap())).unwrap();
+        two.finish(Box::new(move |outcome| second.0.send(outcome).unwrap())).unwrap();
+        while store.stepper().write() == WriterStep::Worked {}
+        first.1.try_recv().unwrap().unwrap();
+        second.1.try_recv().unwrap().unwrap();
+        assert_eq!(store.get(&digest).unwrap(), blob);
+        let stats = store.engine().stats();
+        if size <= PART {
+            assert_eq!((stats.entry_count, stats.appended_bytes_total), (1, 192));
+        }
+        drop(slow);
+        assert_eq!(store.engine().stats().uploads_open, 0);
+    }
+}
+
+#[test]
+fn an_abandoned_large_upload_is_never_visible_and_its_parts_are_reclaimed() {
+    let mut store = Store::new(small(16));
+    let blob = data(4, 4 * PART);
+    let digest = sha256(&blob);
+    let BeginUpload::Upload(mut upload) = store.engine().begin_upload(digest).unwrap() else { panic!() };
+    for piece in blob.chunks(PART).take(3) {
+        if upload.needs_flush() {
+            upload.flush_part(Box::new(|outcome| outcome.unwrap()));
+        }
+        upload.append(piece).unwrap();
+    }
+    store.stepper().run_until_idle();
+    assert_eq!(store.engine().stats().entry_count, 2, "two parts were flushed");
+    drop(upload);
+    assert!(!store.present(&digest));
+    store.crash();
+    assert!(!store.present(&digest));
+    for seed in 0..40 * 16 {
+        store.put(&data(100 + seed, PART)).unwrap();
+    }
+    let mut sizes = Vec::new();
+    store.engine().find_missing(&[digest], &mut sizes);
+    assert_eq!(sizes, [0]);
+    assert!(store.engine().stats().entry_count <= 15 * 16, "the parts are gone");
+}
+
+/// Fault 43 in small: pins of readers hold a segment back, and nothing else.
+#[test]
+fn a_slow_reader_keeps_its_bytes_while_the_store_rotates() {
+    let store = Store::new(small(16));
+    let blob = data(9, PART);
+    let digest = store.put(&blob).unwrap();
+    let chunk = store.engine().read(&digest).unwrap().chunk_at(0, true).unwrap().unwrap();
+    for seed in 0..40 * 16 {
+        store.put(&data(1000 + seed, PART)).unwrap();
+    }
+    // The store was written more than twice over; without the pin other blobs would stand in these bytes.
+    assert_eq!(chunk, blob);
+}
+
+#[test]
+fn the_folder_never_exceeds_its_bound_and_what_is_touched_stays() {
+    let store = Store::new(small(16));
+    let kept = store.put(&data(1, 10_000)).unwrap();
+    let untouched = store.put(&data(2, 10_000)).unwrap();
+    let large = store.put(&data(3, 3 * PART)).unwrap();
+    for seed in 0..5 * 16 * 16 {
+        store.put(&data(1000 + seed, PART)).unwrap();
+        assert!(store.present(&kept) && store.present(&large), "after {seed}");
+        if seed % 50 == 0 {
+            assert!(store.disk_bytes() <= 16 * MIB, "{} bytes after {seed}", store.disk_bytes());
+        }
+    }
+    assert_eq!(store.get(&kept).unwrap(), data(1, 10_000));
+    assert_eq!(store.get(&large).unwrap(), data(3, 3 * PART));
+    assert!(!store.present(&untouched));
+    let stats = store.engine().stats();
+    assert_eq!(stats.uploads_refused_total, 0);
+    assert!(stats.reinserted_bytes_total * 3 < stats.appended_bytes_total, "write amplification {stats:?}");
+}
+
+#[test]
+fn within_the_floor_uploads_are_refused_and_nothing_is_lost() {
+    let mut options = small(16);
+    options.lease_floor = Duration::from_secs(600);
+    options.lease = Duration::from_secs(4 * 3600);
+    let store = Store::new(options);
+    let mut stored = Vec::new();
+    let refused = loop {
+        let blob = data(stored.len() as u64, PART);
+        match store.put(&blob) {
+            Ok(digest) => stored.push(digest),
+            Err(error) => break error,
+        }
+        assert!(stored.len() < 20 * 16, "a full store never refused");
+    };
+    let EngineError::Full { retry_after, advice } = refused else { panic!("{refused}") };
+    assert!(retry_after >= Duration::from_secs(60) && retry_after <= Duration::from_secs(1800), "{retry_after:?}");
+    assert!(advice.contains("--max-size"), "{advice}");
+    for digest in &stored {
+        assert!(store.present(digest), "{digest} was lost within the floor");
+    }
+    assert!(matches!(store.engine().begin_upload(sha256(b"new")).map(|_| ()), Err(EngineError::Full { .. })));
+    assert_eq!(store.engine().stats().lease_broken_total, 0);
+
+    // When the floor of the first ones is over there is room again, at the price of leases, and it is counted.
+    store.clock.advance(retry_after + Duration::from_secs(1200));
+    for seed in 0..32 {
+        store.put(&data(10_000 + seed, PART)).unwrap();
+    }
+    assert!(store.engine().stats().lease_broken_total > 0);
+}
+
+#[test]
+fn an_action_is_a_hit_only_while_its_closure_is_complete() {
+    let mut store = Store::new(small(16));
+    let (output, tree) = (store.put(b"output").unwrap(), store.put(&data(8, 3 * PART)).unwrap());
+    let empty = sha256(b"");
+    let action = sha256(b"the action");
+    assert!(matches!(store.engine().get_action("main", &action), Err(EngineError::NotFound)));
+    store.put_action("main", &action, b"first", &[output, tree, empty]).unwrap();
+    store.put_action("main", &action, b"result", &[output, tree, empty, output]).unwrap();
+    let absent = sha256(b"never uploaded");
+    store.put_action("main", &absent, b"incomplete", &[output, absent]).unwrap();
+    for _ in 0..2 {
+        assert_eq!(store.engine().get_action("main", &action).unwrap(), "result");
+        for (instance, action) in [("other", &action), ("", &action), ("main", &absent), ("main", &output)] {
+            assert!(matches!(store.engine().get_action(instance, action), Err(EngineError::NotFound)), "{instance}");
+        }
+        store.crash();
+    }
+    assert_eq!(store.report.action_count, 2);
+    // A hit leases the whole closure: it stays while everything else is rotated out.
+    for seed in 0..5 * 16 * 16 {
+        store.put(&data(1000 + seed, PART)).unwrap();
+        store.engine().get_action("main", &action).unwrap();
+    }
+    assert_eq!(store.get(&tree).unwrap(), data(8, 3 * PART));
+}
+
+#[test]
+fn an_action_too_large_for_a_record_is_refused() {
+    let store = Store::new(small(16));
+    let limit = store.engine().action_value_size_bytes_max();
+    let action = sha256(b"action");
+    store.put_action("", &action, &vec![1; limit], &[]).unwrap();
+    assert!(matches!(store.put_action("", &action, &vec![1; limit + 4097], &[]), Err(EngineError::TooLarge { .. })));
+    assert_eq!(store.engine().get_action("", &action).unwrap().len(), limit);
+}
+
+/// Faults 5 and 48: a damaged record is a miss, and only it.
+#[test]
+fn a_flipped_bit_loses_one_record_and_is_never_served() {
+    let mut store = Store::new(small(16));
+    let blobs: Vec<Vec<u8>> = (0..20).map(|seed| data(seed, 3000)).collect();
+    let digests: Vec<Digest> = blobs.iter().map(|blob| store.put(blob).unwrap()).collect();
+    store.stepper().run_until_idle();
+    let victim = 7;
+    for (what, at) in [("payload", 1500), ("header", -30)] {
+        store.crash_after(|folder| {
+            for path in segment_files(folder) {
+                let bytes = std::fs::read(&path).unwrap();
+                if let Some(start) = bytes.windows(64).position(|window| window == &blobs[victim][..64]) {
+                    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+                    let place = start.checked_add_signed(at).unwrap();
+                    file.write_all_at(&[bytes[place] ^ 0x10], place as u64).unwrap();
+                }
+            }
+        });
+        assert_eq!(store.report.blob_count, 19, "{what}");
+        for (position, digest) in digests.iter().enumerate() {
+            match store.get(digest) {
+                Ok(read) => assert!(position != victim && read == blobs[position], "{what} {position}"),
+                Err(error) => {
+                    assert!(position == victim && matches!(error, EngineError::NotFound), "{what} {position}")
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_under_a_running_store_is_a_miss_that_can_be_uploaded_again() {
+    let store = Store::new(small(16));
+    for size in [3000, 3 * PART] {
+        let blob = data(11, size);
+        let digest = store.put(&blob).unwrap();
+        for path in store.segment_files() {
+            let bytes = std::fs::read(&path).unwrap();
+            let last = &blob[size - 64..];
+            if let Some(start) = bytes.windows(64).position(|window| window == last) {
+                std::fs::OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .unwrap()
+                    .write_all_at(&[0xAA; 8], start as u64)
+                    .unwrap();
+            }
+        }
+        assert!(matches!(store.get(&digest), Err(EngineError::NotFound | EngineError::DataLoss(_))), "{size}");
+        assert!(!store.present(&digest), "found missing after the failed read");
+        store.put_as(digest, &blob).unwrap();
+        assert_eq!(store.get(&digest).unwrap(), blob);
+    }
+}
+
+#[test]
+fn sealed_segments_come_back_from_their_footers() {
+    let mut store = Store::new(small(32));
+    let digests: Vec<Digest> = (0..6000).map(|seed| store.put(&data(seed, 1000)).unwrap()).collect();
+    store.stepper().run_until_idle();
+    for _ in 0..2 {
+        store.crash();
+        assert_eq!(store.report.blob_count, 6000);
+        assert!(digests.iter().all(|digest| store.present(digest)));
+    }
+    assert_eq!(store.get(&digests[5]).unwrap(), data(5, 1000));
+}
+
+#[test]
+fn max_size_may_be_lowered_and_raised_at_a_restart() {
+    let mut store = Store::new(small(32));
+    let digests: Vec<Digest> = (0..24 * 15).map(|seed| store.put(&data(seed, PART)).unwrap()).collect();
+    store.stepper().run_until_idle();
+    store.options.max_size_bytes = 16 * MIB;
+    store.crash();
+    assert!(store.disk_bytes() <= 16 * MIB, "{}", store.disk_bytes());
+    assert!(store.present(digests.last().unwrap()) && !store.present(&digests[0]), "the oldest go first");
+    store.options.max_size_bytes = 48 * MIB;
+    store.crash();
+    for seed in 0..40 * 15 {
+        store.put(&data(50_000 + seed, PART)).unwrap();
+    }
+    assert!(store.disk_bytes() > 16 * MIB && store.disk_bytes() <= 48 * MIB);
+}
+
+#[test]
+fn reclaim_is_idle_while_there_is_room() {
+    let store = Store::new(small(16));
+    store.put(&data(1, 1000)).unwrap();
+    assert_eq!(store.stepper().reclaim(), ReclaimStep::Idle);
+}
+
+#[test]
+fn a_full_index_is_relieved_by_reclaim() {
+    let mut options = small(16);
+    options.index_capacity = Some(10_000);
+    let store = Store::new(options);
+    for seed in 0..30_000 {
+        store.put(&data(seed, 200)).unwrap();
+        store.stepper().run_until_idle();
+    }
+    let stats = store.engine().stats();
+    assert!((5_000..10_000).contains(&stats.entry_count), "{stats:?}");
+    assert!(store.present(&sha256(&data(29_999, 200))) && !store.present(&sha256(&data(0, 200))), "oldest first");
+}

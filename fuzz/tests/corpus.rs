@@ -1,0 +1,78 @@
+//! Each target over its seeds, and over a fixed stream of mutations of them: what a fuzzer would find in its first
+//! seconds is found by an ordinary test.
+
+use std::{fs, path::Path};
+
+const MUTATION_COUNT: usize = 50_000;
+const INPUT_BYTES_MAX: usize = 4096;
+
+/// `SplitMix64`.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) as usize % bound
+    }
+
+    /// One small change, of the kinds that parsers stumble over.
+    fn mutate(&mut self, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
+        let at = self.below(input.len() + 1);
+        let end = at + self.below(input.len() - at + 1).min(80);
+        match self.below(7) {
+            0 if at < input.len() => input[at] ^= 1 << self.below(8),
+            1 if at < input.len() => input[at] = self.below(256) as u8,
+            2 => input.insert(at, *b"/.-0a\0"[..].get(self.below(6)).expect("six bytes")),
+            3 => drop(input.drain(at..end)),
+            4 => {
+                let copied = input[at..end].to_vec();
+                input.splice(at..at, copied);
+            }
+            5 => input.truncate(at),
+            _ => {
+                let other = &seeds[self.below(seeds.len())];
+                let from = self.below(other.len() + 1);
+                input.splice(at..end, other[from..].iter().copied());
+            }
+        }
+        input.truncate(INPUT_BYTES_MAX);
+    }
+}
+
+fn check(name: &str, target: fn(&[u8]) -> bool) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+    let mut paths: Vec<_> =
+        fs::read_dir(&folder).expect("the seeds").map(|entry| entry.expect("a seed").path()).collect();
+    paths.sort();
+    let seeds: Vec<_> = paths.iter().map(|path| fs::read(path).expect("a seed")).collect();
+    assert!(!seeds.is_empty(), "{name} has no seeds");
+
+    let mut accepted_count = seeds.iter().filter(|seed| target(seed)).count();
+    assert!(accepted_count > 0, "none of {name}'s seeds is accepted");
+    let mut random = Random(0xca5c);
+    let mut input = Vec::new();
+    for step in 0..MUTATION_COUNT {
+        // A few changes on top of each other, then from a seed again: most inputs stay close to well-formed ones.
+        if step % 4 == 0 {
+            input.clone_from(&seeds[random.below(seeds.len())]);
+        }
+        random.mutate(&mut input, &seeds);
+        accepted_count += usize::from(target(&input));
+    }
+    // Both outcomes have to occur often, or the stream tests only one side of the parser.
+    let share = accepted_count as f64 / MUTATION_COUNT as f64;
+    assert!((0.005..0.995).contains(&share), "{name} accepts {share} of the inputs");
+}
+
+#[test]
+fn resource_name() {
+    check("resource_name", cask_fuzz::resource_name);
+}
+
+#[test]
+fn proto_digest() {
+    check("proto_digest", cask_fuzz::proto_digest);
+}

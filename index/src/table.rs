@@ -1,0 +1,507 @@
+//! [`Table`]: keys to locations and touch epochs, in memory of a fixed size.
+//!
+//! A key has two buckets of eight slots (`bucket`), both in the shard that its first selector falls into; an insert takes
+//! the emptier one, and if both are full, the shard's stash. Entries never move, so readers need no lock and no retry
+//! loop: a key that is there all along is found by one look at each place. Writers take their shard's lock.
+//!
+//! Invariants: a fingerprint stands at most once among the places of a key; the word of a slot is nonzero exactly while
+//! it holds an entry; counts are changed under the lock of their shard.
+//!
+//! Two keys with equal fingerprints and a shared bucket are one entry here (once in about 2^53 absent lookups). The
+//! caller's comparison of the full digest in the record makes that a miss.
+//!
+//! Called by the engine: every upload, read, FindMissing, reclaim. Never blocks on anything but a shard's lock, never
+//! allocates after it was made, never reads a clock.
+
+use std::fmt;
+use std::io;
+
+use crate::bucket::{self, SLOTS, Slot, StaleEpochs};
+use crate::key::{Fingerprint, Selector};
+use crate::memory::Lines;
+use crate::stash::{self, Stash};
+use crate::sync::{AtomicU64, Ordering, WriterLock};
+use crate::{EpochLength, Key, Location, TouchEpoch};
+
+/// What the table knows of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where the record stands. Compare the full digest there: the entry may be another key's.
+    pub location: Location,
+    /// When the entry was last touched.
+    pub touched: TouchEpoch,
+    /// Touched since it was inserted or relocated.
+    pub hit: bool,
+}
+
+/// What an insert did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// The key was absent.
+    New,
+    /// The key was there; this is what it said before.
+    Replaced(Found),
+}
+
+/// The table cannot take this key now: a table made large enough never says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("both buckets and the shard's stash are full")]
+pub struct TableFull;
+
+/// Sharded two-choice table; lock-free readers, one writer lock a shard. Entries never move.
+pub struct Table {
+    /// The fingerprint lines of all buckets, then those of the stashes.
+    fingerprints: Lines,
+    /// The location lines, in the same order. Apart, so that FindMissing reads half of the memory.
+    locations: Lines,
+    shards: Box<[Shard]>,
+    buckets_per_shard: usize,
+}
+
+#[repr(align(64))]
+struct Shard {
+    writer: WriterLock,
+    entry_count: AtomicU64,
+    stash: Stash,
+}
+
+/// A full table of 5 slots for every 4 entries.
+const SLOTS_PER_ENTRY: (u64, u64) = (5, 4);
+/// Shards are no smaller than this many buckets, so that their loads differ by little...
+const BUCKETS_PER_SHARD_MIN: usize = if cfg!(loom) { 2 } else { 1024 };
+/// ... and no more than enough to keep a few dozen writers apart.
+const SHARD_COUNT_MAX: usize = 256;
+/// What selectors can tell apart.
+const BUCKET_COUNT_MAX: u64 = 1 << Selector::BITS;
+
+/// The places of a key. `second` is never `first`; both are buckets of `shard`.
+#[derive(Clone, Copy)]
+pub(crate) struct Places {
+    fingerprint: Fingerprint,
+    shard: usize,
+    first: usize,
+    second: usize,
+}
+
+/// A slot by number.
+#[derive(Clone, Copy)]
+pub(crate) struct SlotIndex {
+    bucket: usize,
+    slot: usize,
+}
+
+impl Table {
+    /// A table for that many entries. Slots are `entry_count_max / 0.8` rounded up; memory is zero pages until touched.
+    /// Fails when the kernel refuses the memory.
+    pub fn with_capacity(entry_count_max: u64) -> io::Result<Self> {
+        let (slots, entries) = SLOTS_PER_ENTRY;
+        let bucket_count = u128::from(entry_count_max) * u128::from(slots);
+        let bucket_count = bucket_count.div_ceil(u128::from(entries) * SLOTS as u128).max(2);
+        if bucket_count > u128::from(BUCKET_COUNT_MAX) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "more entries than an index can hold"));
+        }
+        let bucket_count = bucket_count as usize;
+        let shard_count = (bucket_count / BUCKETS_PER_SHARD_MIN).clamp(1, SHARD_COUNT_MAX);
+        let buckets_per_shard = bucket_count.div_ceil(shard_count);
+        let bucket_count = shard_count * buckets_per_shard;
+
+        let line_count = bucket_count + shard_count * stash::BUCKETS;
+        let shard = |index: usize| Shard {
+            writer: WriterLock::new(),
+            entry_count: AtomicU64::new(0),
+            stash: Stash::new(bucket_count + index * stash::BUCKETS),
+        };
+        Ok(Table {
+            fingerprints: Lines::new(line_count)?,
+            locations: Lines::new(line_count)?,
+            shards: (0..shard_count).map(shard).collect(),
+            buckets_per_shard,
+        })
+    }
+
+    /// The key's entry. Happens after the insert or relocation that stored the location it returns.
+    ///
+    /// While an entry is removed beside it, and its slot used again, the location of another entry may be returned.
+    #[inline]
+    pub fn get(&self, key: Key) -> Option<Found> {
+        let places = self.places(key);
+        self.prefetch(places);
+        self.slot(self.find(places)?).get(places.fingerprint)
+    }
+
+    /// Stores where the key's record stands, over what was stored before. Not when both buckets and the stash are full.
+    pub fn insert(&self, key: Key, location: Location, touched: TouchEpoch) -> Result<Inserted, TableFull> {
+        let places = self.places(key);
+        self.prefetch(places);
+        let shard = &self.shards[places.shard];
+        let _writer = shard.writer.lock();
+        if let Some(index) = self.find(places) {
+            return Ok(Inserted::Replaced(self.slot(index).replace(places.fingerprint, location, touched)));
+        }
+        let index = self.empty_slot(places).ok_or(TableFull)?;
+        self.slot(index).publish(places.fingerprint, location, touched);
+        shard.entry_count.fetch_add(1, Ordering::Relaxed);
+        if shard.stash.holds_bucket(index.bucket) {
+            shard.stash.entry_added();
+        }
+        Ok(Inserted::New)
+    }
+
+    /// Points the entry from `from` to `to`, keeping its touch epoch, as not hit; false when it is not (any more)
+    /// at `from`.
+    pub fn relocate(&self, key: Key, from: Location, to: Location) -> bool {
+        let places = self.places(key);
+        let _writer = self.shards[places.shard].writer.lock();
+        self.find(places).is_some_and(|index| self.slot(index).relocate(from, to))
+    }
+
+    /// Removes the entry if it is still at `location`.
+    pub fn remove(&self, key: Key, location: Location) -> bool {
+        self.remove_where(key, |slot, _| slot.remove(location))
+    }
+
+    /// Removes the entry if it is still at its location and was not touched since `found` was read.
+    ///
+    /// For whoever drops entries by age: a touch that comes after the age was looked at makes this fail, so nothing is
+    /// dropped that somebody was just told to be present.
+    pub fn remove_untouched(&self, key: Key, found: Found) -> bool {
+        self.remove_where(key, |slot, fingerprint| slot.remove_untouched(fingerprint, found))
+    }
+
+    /// Calls `each` with the location of every entry that may be of the same hash as the blob `key`, whatever its size:
+    /// for callers that know no size (the HTTP cache). About one in 2^28 lookups shows another blob's; compare the digest in
+    /// the record. Touches nothing.
+    pub fn for_each_of_hash(&self, key: Key, mut each: impl FnMut(Location)) {
+        let places = self.places(key);
+        let buckets = [places.first, places.second].into_iter().chain(self.shards[places.shard].stash.buckets_in_use());
+        for bucket in buckets {
+            let slots = bucket::slots_with_hash_of(&self.fingerprints[bucket], places.fingerprint);
+            for slot in (0..SLOTS).filter(|slot| slots >> slot & 1 == 1) {
+                each(Location::from_word(self.locations[bucket].words[slot].load(Ordering::Acquire)));
+            }
+        }
+    }
+
+    fn remove_where(&self, key: Key, remove: impl FnOnce(Slot<'_>, Fingerprint) -> bool) -> bool {
+        let places = self.places(key);
+        let shard = &self.shards[places.shard];
+        let _writer = shard.writer.lock();
+        let Some(index) = self.find(places) else { return false };
+        let removed = remove(self.slot(index), places.fingerprint);
+        if removed {
+            shard.entry_count.fetch_sub(1, Ordering::Relaxed);
+            if shard.stash.holds_bucket(index.bucket) {
+                shard.stash.entry_removed();
+            }
+        }
+        removed
+    }
+
+    /// Sets the touch epoch when it differs. False when absent. Takes no lock.
+    #[inline]
+    pub fn touch(&self, key: Key, epoch: TouchEpoch) -> bool {
+        let places = self.places(key);
+        self.prefetch(places);
+        self.touch_at(places, epoch)
+    }
+
+    /// Sets every entry older than [`EpochLength::AGE_PERIODS_MAX`] to OLD; to be run at least every 8 periods. Takes no
+    /// lock. Touches and inserts go on beside it.
+    pub fn age(&self, epochs: EpochLength, now_ms: u64) {
+        let is_stale = |epoch: &u8| {
+            let age = epochs.age_periods(now_ms, TouchEpoch::from_u8(*epoch));
+            age.is_some_and(|age| age > EpochLength::AGE_PERIODS_MAX)
+        };
+        let stale = (0..1 << TouchEpoch::BITS).filter(is_stale).fold(0, |stale, epoch| stale | 1 << epoch);
+        for (index, shard) in self.shards.iter().enumerate() {
+            // Does not read zero pages into being where nothing was ever inserted.
+            if shard.entry_count.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let first = index * self.buckets_per_shard;
+            let buckets = (first..first + self.buckets_per_shard).chain(shard.stash.buckets_in_use());
+            buckets.for_each(|bucket| bucket::sweep(&self.fingerprints[bucket], StaleEpochs(stale)));
+        }
+    }
+
+    /// Entries in the table. Exact while nobody writes.
+    pub fn entry_count(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.entry_count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Entries that stand in a stash: more than a few say that the table is too small.
+    pub fn stash_entry_count(&self) -> u64 {
+        self.shards.iter().map(|shard| u64::from(shard.stash.entry_count())).sum()
+    }
+
+    /// Slots of the buckets; the stashes come on top.
+    pub fn slot_count(&self) -> u64 {
+        (self.shards.len() * self.buckets_per_shard * SLOTS) as u64
+    }
+
+    /// Slots of the stashes.
+    pub fn stash_slot_count(&self) -> u64 {
+        (self.shards.len() * stash::BUCKETS * SLOTS) as u64
+    }
+
+    /// Bytes reserved (virtual), all in.
+    pub fn memory_bytes(&self) -> u64 {
+        let lines = self.fingerprints.reserved_bytes() + self.locations.reserved_bytes();
+        (lines + size_of_val(&*self.shards) + size_of::<Self>()) as u64
+    }
+
+    #[inline]
+    pub(crate) fn places(&self, key: Key) -> Places {
+        let (shard, first) = key.first_selector().scale_twice(self.shards.len(), self.buckets_per_shard);
+        let mut second = key.second_selector().scale(self.buckets_per_shard);
+        if second == first {
+            second = if first == 0 { 1 } else { first - 1 };
+        }
+        let shard_first = shard * self.buckets_per_shard;
+        Places { fingerprint: key.fingerprint(), shard, first: shard_first + first, second: shard_first + second }
+    }
+
+    /// Fetches the fingerprint lines of a key that is about to be looked up.
+    #[inline]
+    pub(crate) fn prefetch(&self, places: Places) {
+        self.fingerprints.prefetch(places.first);
+        self.fingerprints.prefetch(places.second);
+    }
+
+    #[inline]
+    pub(crate) fn touch_at(&self, places: Places, epoch: TouchEpoch) -> bool {
+        // Removed between the two looks: absent, as it was at that moment.
+        self.find(places).is_some_and(|index| bucket::touch(self.word(index), places.fingerprint, epoch))
+    }
+
+    /// The slot with the key's fingerprint. Without the lock it may be emptied or reused at any time.
+    #[inline]
+    fn find(&self, places: Places) -> Option<SlotIndex> {
+        let slots_in = |bucket: usize| bucket::slots_with(&self.fingerprints[bucket], places.fingerprint);
+        // Both buckets are looked at before anything is decided: which of them holds a key cannot be predicted.
+        let slots = slots_in(places.first) | slots_in(places.second) << SLOTS;
+        if slots != 0 {
+            let index = slots.trailing_zeros() as usize;
+            let bucket = if index < SLOTS { places.first } else { places.second };
+            return Some(SlotIndex { bucket, slot: index % SLOTS });
+        }
+        let mut stashed = self.shards[places.shard].stash.buckets_in_use().map(|bucket| (bucket, slots_in(bucket)));
+        stashed.find(|&(_, slots)| slots != 0).map(lowest_slot)
+    }
+
+    /// Where a new entry goes: the emptier bucket, else the stash. Under the lock.
+    fn empty_slot(&self, places: Places) -> Option<SlotIndex> {
+        let empty = |bucket: usize| (bucket, bucket::empty_slots(&self.fingerprints[bucket]));
+        let (first, second) = (empty(places.first), empty(places.second));
+        let emptier = if second.1.count_ones() > first.1.count_ones() { second } else { first };
+        if emptier.1 != 0 {
+            return Some(lowest_slot(emptier));
+        }
+        self.shards[places.shard].stash.buckets().map(empty).find(|&(_, slots)| slots != 0).map(lowest_slot)
+    }
+
+    #[inline]
+    fn word(&self, index: SlotIndex) -> &AtomicU64 {
+        &self.fingerprints[index.bucket].words[index.slot]
+    }
+
+    #[inline]
+    fn slot(&self, index: SlotIndex) -> Slot<'_> {
+        Slot { word: self.word(index), location: &self.locations[index.bucket].words[index.slot] }
+    }
+}
+
+/// Of a nonempty set of slots in a bucket.
+#[inline]
+fn lowest_slot((bucket, slots): (usize, u32)) -> SlotIndex {
+    SlotIndex { bucket, slot: slots.trailing_zeros() as usize }
+}
+
+/// Sizes only.
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("entry_count", &self.entry_count())
+            .field("slot_count", &self.slot_count())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Keyer;
+
+    fn key(number: u32) -> Key {
+        Keyer::new(&[9; 32]).part(0, number)
+    }
+
+    fn keys(count: u32) -> impl Iterator<Item = (Key, Location)> {
+        let keyer = Keyer::new(&[9; 32]);
+        (0..count)
+            .map(move |number| (keyer.part(0, number), Location::new(number % (1 << 24), 64 * (number % 1000), 64)))
+    }
+
+    const EPOCH: TouchEpoch = TouchEpoch::OLD;
+
+    #[test]
+    fn an_entry_through_its_life() {
+        let table = Table::with_capacity(100).unwrap();
+        let (one, two) = (TouchEpoch::from_u8(1), TouchEpoch::from_u8(2));
+        let (here, there) = (Location::new(1, 64, 128), Location::new(2, 0, 128));
+        let found = |location, touched, hit| Some(Found { location, touched, hit });
+        assert_eq!(table.get(key(1)), None);
+        assert!(!table.touch(key(1), one));
+        assert!(!table.remove(key(1), here));
+        assert!(!table.relocate(key(1), here, there));
+
+        assert_eq!(table.insert(key(1), here, one), Ok(Inserted::New));
+        assert_eq!(table.get(key(1)), found(here, one, false));
+        assert_eq!(table.get(key(2)), None);
+        assert_eq!(table.entry_count(), 1);
+        assert!(table.touch(key(1), one));
+        assert_eq!(table.get(key(1)), found(here, one, true), "the same epoch, and yet a hit");
+        assert!(table.touch(key(1), two));
+        assert_eq!(table.get(key(1)), found(here, two, true));
+
+        assert!(!table.relocate(key(1), there, here), "it is not there");
+        assert!(table.relocate(key(1), here, there));
+        assert_eq!(table.get(key(1)), found(there, two, false), "relocation keeps the epoch");
+        assert_eq!(table.insert(key(1), here, one), Ok(Inserted::Replaced(found(there, two, false).unwrap())));
+        assert_eq!(table.get(key(1)), found(here, one, false));
+        assert_eq!(table.entry_count(), 1);
+
+        assert!(!table.remove(key(1), there), "it is not there any more");
+        for stale in [found(here, two, false), found(here, one, true), found(there, one, false)] {
+            assert!(!table.remove_untouched(key(1), stale.unwrap()), "touched or moved since: {stale:?}");
+        }
+        assert!(table.remove_untouched(key(1), found(here, one, false).unwrap()));
+        assert_eq!(table.get(key(1)), None);
+        assert_eq!(table.entry_count(), 0);
+        assert_eq!(table.insert(key(1), there, one), Ok(Inserted::New));
+        assert!(table.remove(key(1), there));
+        assert_eq!(table.entry_count(), 0);
+    }
+
+    #[test]
+    fn a_million_entries_fit_in_24_bytes_each() {
+        let count = if cfg!(miri) { 2000 } else { 1_000_000 };
+        let table = Table::with_capacity(u64::from(count)).unwrap();
+        for (key, location) in keys(count) {
+            assert_eq!(table.insert(key, location, EPOCH), Ok(Inserted::New));
+        }
+        assert_eq!(table.entry_count(), u64::from(count));
+        if !cfg!(miri) {
+            assert!(table.memory_bytes() / u64::from(count) <= 24, "{} bytes", table.memory_bytes());
+        }
+        assert!(
+            keys(count).all(|(key, location)| table.get(key) == Some(Found { location, touched: EPOCH, hit: false }))
+        );
+    }
+
+    #[test]
+    fn a_blob_is_found_by_its_hash_alone() {
+        use crate::{Digest, DigestFunction};
+        let keyer = Keyer::new(&[9; 32]);
+        let digest = |fill: u8, size| Digest::new(DigestFunction::Sha256, &[fill; 32], size).unwrap();
+        let table = Table::with_capacity(1000).unwrap();
+        for fill in 0..100 {
+            let location = Location::new(u32::from(fill), 0, 64);
+            table.insert(keyer.blob(&digest(fill, 1000 + u64::from(fill))), location, EPOCH).unwrap();
+        }
+        for fill in 0..200 {
+            let mut found = Vec::new();
+            table.for_each_of_hash(keyer.blob(&digest(fill, 0)), |location| found.push(location.segment()));
+            let expected: Vec<u32> = if fill < 100 { vec![u32::from(fill)] } else { vec![] };
+            assert_eq!(found, expected);
+        }
+    }
+
+    /// A table of two buckets takes exactly what there are slots for, then refuses, and goes on after a removal.
+    #[test]
+    fn a_full_table_says_so_and_recovers() {
+        let table = Table::with_capacity(1).unwrap();
+        let room = (table.slot_count() + table.stash_slot_count()) as u32;
+        for (key, location) in keys(room) {
+            assert_eq!(table.insert(key, location, EPOCH), Ok(Inserted::New));
+        }
+        assert_eq!(table.stash_entry_count(), table.stash_slot_count());
+        let (extra, extra_location) = keys(room + 1).last().unwrap();
+        assert_eq!(table.insert(extra, extra_location, EPOCH), Err(TableFull));
+        assert_eq!(table.get(extra), None);
+        let (kept, kept_location) = keys(1).last().unwrap();
+        assert!(matches!(table.insert(kept, kept_location, EPOCH), Ok(Inserted::Replaced(_))), "no new slot needed");
+        for (gone, gone_location) in keys(room) {
+            assert!(table.remove(gone, gone_location));
+            assert_eq!(table.insert(extra, extra_location, EPOCH), Ok(Inserted::New));
+            assert!(table.remove(extra, extra_location));
+            assert_eq!(table.insert(gone, gone_location, EPOCH), Ok(Inserted::New));
+        }
+        assert_eq!(table.entry_count(), u64::from(room));
+    }
+
+    #[test]
+    fn sizes_are_as_documented() {
+        for (entry_count_max, slot_count) in [(0, 16), (1, 16), (12, 16), (13, 24), (1000, 1256)] {
+            assert_eq!(Table::with_capacity(entry_count_max).unwrap().slot_count(), slot_count, "{entry_count_max}");
+        }
+        for too_many in [u64::MAX, 1 << 40] {
+            assert!(Table::with_capacity(too_many).is_err(), "{too_many}");
+        }
+    }
+
+    #[test]
+    fn both_buckets_are_in_the_shard_and_differ() {
+        let table = Table::with_capacity(if cfg!(miri) { 100 } else { 100_000 }).unwrap();
+        for extreme in [0, u128::MAX, 1 << 92, 1 << 127, (1 << 93) - 1] {
+            let places = table.places(Key::from_bytes(u128::to_le_bytes(extreme)));
+            let shard = places.shard * table.buckets_per_shard..(places.shard + 1) * table.buckets_per_shard;
+            assert!(places.shard < table.shards.len());
+            assert!(shard.contains(&places.first) && shard.contains(&places.second), "{extreme:x}");
+            assert_ne!(places.first, places.second, "{extreme:x}");
+        }
+    }
+
+    /// What aging is for: epochs come round, and an entry of long ago must not look fresh.
+    #[test]
+    fn old_touches_leave_the_ring_and_fresh_ones_stay() {
+        let epochs = EpochLength { length_ms: 10 };
+        let table = Table::with_capacity(100).unwrap();
+        let now_ms = |period: u64| 10 * period + 5;
+        for period in 0..100 {
+            table.insert(key(period), Location::new(0, 0, 64), epochs.epoch_at(now_ms(period.into()))).unwrap();
+            if period % 8 == 7 {
+                table.age(epochs, now_ms(period.into()));
+                for touched in 0..=period {
+                    let age = period - touched;
+                    let expected = if age <= 48 { Some(age as u8) } else { None };
+                    let found = table.get(key(touched)).unwrap();
+                    assert_eq!(
+                        epochs.age_periods(now_ms(period.into()), found.touched),
+                        expected,
+                        "{touched} at {period}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_reports_the_absent_in_order_and_touches_the_present() {
+        let table = Table::with_capacity(1000).unwrap();
+        let epoch = TouchEpoch::from_u8(5);
+        for length in [0, 1, 15, 16, 17, 100] {
+            let present = |position: usize| position % 3 != 0;
+            let batch: Vec<Key> = (0..length).map(|position| key(position as u32)).collect();
+            for (position, &key) in batch.iter().enumerate().filter(|&(position, _)| present(position)) {
+                table.insert(key, Location::new(position as u32, 0, 64), EPOCH).unwrap();
+            }
+            let mut absent = Vec::new();
+            table.touch_batch(&batch, epoch, |position| absent.push(position));
+            assert_eq!(absent, (0..length).filter(|&position| !present(position)).collect::<Vec<_>>());
+            for (position, &key) in batch.iter().enumerate() {
+                assert_eq!(table.get(key).map(|found| found.touched), present(position).then_some(epoch));
+            }
+        }
+    }
+}

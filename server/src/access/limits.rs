@@ -1,0 +1,178 @@
+//! How much: every bound the server puts on what clients make it hold, and the semaphores that enforce the shared ones.
+//!
+//! A request that meets a full budget waits `budget_wait_max` (the transport's backpressure holds the client meanwhile) and is
+//! then refused with an error a client retries later. Nothing here knows gRPC; `status` gives the refusals their codes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+/// The edge's bounds. `Default` is what a server of a few hundred developers runs with.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_field_names, reason = "names carry their bound last")]
+pub(crate) struct Limits {
+    /// Advertised: the most blob bytes one batch request may carry or ask for. Below gRPC's usual 4 MiB message bound by
+    /// enough slack for the digests and statuses around the bytes.
+    pub(crate) batch_total_size_bytes_max: u64,
+    /// The largest message decoded. Well above the batch limit, because clients send `WriteRequest`s of a whole batch limit and
+    /// because a decoder's refusal carries a code that misleads them.
+    pub(crate) message_size_bytes_max: usize,
+    /// The largest message sent to a client that did not ask for more: what stock gRPC clients accept (4 MiB), less slack.
+    pub(crate) response_size_bytes_max: usize,
+    /// Streaming uploads open at once; parked ones are not counted here.
+    pub(crate) concurrent_uploads_max: usize,
+    /// Upload bytes in memory that the store has not written yet: staged, in flight and parked, over all clients.
+    pub(crate) staged_bytes_max: usize,
+    /// How long a request waits for a place in a full budget before it is refused.
+    pub(crate) budget_wait_max: Duration,
+    /// How long an open upload may be silent before it is parked and its stream ended.
+    pub(crate) upload_idle_max: Duration,
+    /// Interrupted uploads kept for resumption: how many, how many bytes staged by them, for how long.
+    pub(crate) parked_uploads_max: usize,
+    pub(crate) parked_bytes_max: usize,
+    pub(crate) parked_age_max: Duration,
+    /// The largest `Tree` or `Directory` blob that is decoded.
+    pub(crate) tree_size_bytes_max: u64,
+    /// The most directories, and the most digests in all, that one expansion of a tree visits.
+    pub(crate) tree_directories_max: usize,
+    pub(crate) tree_digests_max: usize,
+    /// Directories in one `GetTree` message, whatever the client asks for.
+    pub(crate) tree_page_directories_max: usize,
+    /// Tree expansions and walks at once: each may hold a decoded tree.
+    pub(crate) concurrent_trees_max: usize,
+}
+
+const MIB: usize = 1024 * 1024;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            batch_total_size_bytes_max: (4 * MIB - 64 * 1024) as u64,
+            message_size_bytes_max: 16 * MIB,
+            response_size_bytes_max: 4 * MIB - 8 * 1024,
+            concurrent_uploads_max: 4096,
+            staged_bytes_max: 256 * MIB,
+            budget_wait_max: Duration::from_secs(10),
+            upload_idle_max: Duration::from_secs(60),
+            parked_uploads_max: 1024,
+            parked_bytes_max: 64 * MIB,
+            parked_age_max: Duration::from_secs(600),
+            tree_size_bytes_max: 32 * MIB as u64,
+            tree_directories_max: 128 * 1024,
+            tree_digests_max: 512 * 1024,
+            tree_page_directories_max: 1000,
+            concurrent_trees_max: 32,
+        }
+    }
+}
+
+/// A place in a budget; dropping it gives the place back.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A budget stayed full for as long as the limits let a request wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server is at its limit of {limit} {what}")]
+pub(crate) struct OverBudget {
+    pub(crate) what: &'static str,
+    pub(crate) limit: usize,
+}
+
+/// One shared, bounded quantity. Waiters are served in the order they came, whatever they ask for.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    semaphore: Arc<Semaphore>,
+    what: &'static str,
+    limit: usize,
+    wait_max: Duration,
+}
+
+impl Budget {
+    /// `limit` is at least 1, or nothing could ever pass.
+    pub(crate) fn new(what: &'static str, limit: usize, wait_max: Duration) -> Budget {
+        // A permit is asked for in u32, so a larger limit could never be reached by one request anyway.
+        let limit = limit.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        Budget { semaphore: Arc::new(Semaphore::new(limit)), what, limit, wait_max }
+    }
+
+    /// Takes `count` now or not at all.
+    pub(crate) fn try_take(&self, count: usize) -> Option<Permit> {
+        match Arc::clone(&self.semaphore).try_acquire_many_owned(self.clamp(count)) {
+            Ok(permit) => Some(Permit { _permit: permit }),
+            Err(TryAcquireError::NoPermits) => None,
+            Err(TryAcquireError::Closed) => unreachable!("a budget is never closed"),
+        }
+    }
+
+    /// Takes `count`, waiting for it. Cancel-safe.
+    pub(crate) async fn take(&self, count: usize) -> Result<Permit, OverBudget> {
+        let acquire = Arc::clone(&self.semaphore).acquire_many_owned(self.clamp(count));
+        match tokio::time::timeout(self.wait_max, acquire).await {
+            Ok(Ok(permit)) => Ok(Permit { _permit: permit }),
+            Ok(Err(_closed)) => unreachable!("a budget is never closed"),
+            Err(_elapsed) => Err(OverBudget { what: self.what, limit: self.limit }),
+        }
+    }
+
+    /// More than the whole budget is the whole budget: the request runs alone instead of never.
+    fn clamp(&self, count: usize) -> u32 {
+        u32::try_from(count.min(self.limit)).expect("a budget's limit fits u32")
+    }
+}
+
+/// The shared budgets of one server.
+#[derive(Debug)]
+pub(crate) struct Budgets {
+    pub(crate) uploads: Budget,
+    pub(crate) staged_bytes: Budget,
+    pub(crate) trees: Budget,
+}
+
+impl Budgets {
+    pub(crate) fn new(limits: &Limits) -> Budgets {
+        let wait_max = limits.budget_wait_max;
+        Budgets {
+            uploads: Budget::new("open uploads", limits.concurrent_uploads_max, wait_max),
+            staged_bytes: Budget::new("staged upload bytes", limits.staged_bytes_max, wait_max),
+            trees: Budget::new("tree walks", limits.concurrent_trees_max, wait_max),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_budget_waits_then_refuses_and_a_returned_permit_lets_the_next_in() {
+        let budget = Budget::new("things", 10, Duration::from_secs(3));
+        let first = budget.take(7).await.unwrap();
+        assert!(budget.try_take(4).is_none());
+        let asked = tokio::time::Instant::now();
+        assert_eq!(budget.take(4).await.unwrap_err(), OverBudget { what: "things", limit: 10 });
+        assert_eq!(asked.elapsed(), Duration::from_secs(3));
+        drop(first);
+        assert!(budget.try_take(10).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_larger_than_the_budget_gets_all_of_it() {
+        let budget = Budget::new("things", 10, Duration::from_secs(3));
+        let all = budget.take(1_000_000).await.unwrap();
+        assert!(budget.try_take(1).is_none());
+        drop(all);
+        assert!(budget.try_take(1).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cancelled_wait_leaks_nothing() {
+        let budget = Budget::new("things", 10, Duration::from_secs(3));
+        let held = budget.take(10).await.unwrap();
+        drop(tokio::time::timeout(Duration::from_secs(1), budget.take(5)).await);
+        drop(held);
+        assert!(budget.try_take(10).is_some());
+    }
+}

@@ -1,0 +1,3 @@
+//! Who may do what, and how much of it.
+
+pub(crate) mod limits;

@@ -1,0 +1,388 @@
+//! Action results: put with the closure of everything they need, got only while all of it is there.
+//!
+//! A put checks the result, moves what the client inlined into the store, opens the result's trees and stores the entry with its
+//! closure, in this order: an entry never precedes what it refers to. The engine probes the closure on each get.
+//!
+//! A result may be put before one of its trees (clients should not, but some upload in parallel). Its closure cannot be told then, so
+//! the entry is marked and the closure is worked out on each get until the result is put again: a miss while the tree is absent,
+//! a miss while a file of the tree is absent, a hit when all is there. Refusing the put would be as safe and less kind; storing only the
+//! tree's digest would serve a result whose files are missing as soon as the tree arrives.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use cask_engine::EngineError;
+use cask_index::{Digest, DigestFunction};
+use cask_proto::WireError;
+use cask_proto::digest::{FunctionRule, to_wire};
+use cask_proto::reapi::{self, ActionResult, ExecutedActionMetadata};
+use prost::Message;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+
+use super::closure::{Closure, closure, is_flat};
+use super::{Cache, blocking};
+
+/// The first byte of a stored entry; the encoded result follows. Numbers are never reused.
+const ENTRY_WITH_CLOSURE: u8 = 1;
+/// As above, but the stored closure lacks what an absent tree refers to.
+const ENTRY_WITHOUT_CLOSURE: u8 = 2;
+
+/// Who a result is from when the client did not say: never empty, because an empty `ActionResult` encodes to nothing and some
+/// clients take nothing for a miss.
+const WORKER_UNKNOWN: &str = "unknown";
+
+/// Bytes beside its content that an inlined field takes, at most.
+const FIELD_OVERHEAD_BYTES: usize = 8;
+
+/// What a reader wants inside the result, beside the digests. A wish: what would not fit one message is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct InlineOptions {
+    pub(crate) stdout: bool,
+    pub(crate) stderr: bool,
+    /// Output paths, matched exactly.
+    pub(crate) output_files: Vec<String>,
+}
+
+/// Why an action result was not stored or not served.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum ActionError {
+    /// The result contradicts the API or is beyond the server's limits. Permanent.
+    #[error("action result refused: {0}")]
+    Invalid(String),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl From<WireError> for ActionError {
+    fn from(error: WireError) -> ActionError {
+        ActionError::Invalid(error.to_string())
+    }
+}
+
+impl Cache {
+    /// Stores `result` under (instance, action), last writer wins, and returns it as stored: what was inlined is moved to the
+    /// store and replaced by its digest, and `execution_metadata` is always set. Blobs it refers to may be absent; it is a
+    /// miss until they come.
+    pub(crate) async fn put_action_result(
+        &self,
+        instance: &str,
+        action: &Digest,
+        mut result: ActionResult,
+    ) -> Result<ActionResult, ActionError> {
+        let function = action.function();
+        validate(function, &result)?;
+        self.store_inlined(function, &mut result).await?;
+        result
+            .execution_metadata
+            .get_or_insert_with(|| ExecutedActionMetadata { worker: WORKER_UNKNOWN.to_owned(), ..Default::default() });
+        let (closure, result) = self.closure_of(function, result).await?;
+        let value = encode_entry(&result, closure.is_complete);
+        let limit_bytes = self.engine().action_value_size_bytes_max();
+        if value.len() > limit_bytes {
+            let (size_bytes, limit_bytes) = (value.len() as u64, limit_bytes as u64);
+            return Err(EngineError::TooLarge { size_bytes, limit_bytes }.into());
+        }
+        let (tell, told) = oneshot::channel();
+        let done = Box::new(move |outcome| {
+            // Nobody listens any more when the request was cancelled.
+            let _ = tell.send(outcome);
+        });
+        self.engine().put_action(instance, &key(action), &value, &closure.digests, done);
+        told.await.unwrap_or(Err(EngineError::Closed))?;
+        Ok(result)
+    }
+
+    /// The result, if it and everything it needs can be read; else `NotFound`. A hit leases all of it.
+    pub(crate) async fn get_action_result(
+        &self,
+        instance: &str,
+        action: &Digest,
+        inline: InlineOptions,
+    ) -> Result<ActionResult, ActionError> {
+        let (engine, owned_instance, key) = (self.engine().clone(), instance.to_owned(), key(action));
+        // The entry may have to come from the disk.
+        let value = blocking(move || engine.get_action(&owned_instance, &key)).await?;
+        let Some((mut result, has_closure)) = decode_entry(value) else {
+            tracing::warn!(%action, instance, "action_entry_unreadable");
+            return Err(EngineError::NotFound.into());
+        };
+        if !has_closure {
+            let (closure, same_result) = self.closure_of(action.function(), result).await?;
+            let mut absent = Vec::new();
+            self.engine().find_missing(&closure.digests, &mut absent);
+            if !closure.is_complete || !absent.is_empty() {
+                return Err(EngineError::NotFound.into());
+            }
+            result = same_result;
+        }
+        self.inline(action.function(), &mut result, &inline).await?;
+        Ok(result)
+    }
+
+    /// The closure of `result`, and `result` again.
+    async fn closure_of(
+        &self,
+        function: DigestFunction,
+        result: ActionResult,
+    ) -> Result<(Closure, ActionResult), ActionError> {
+        if is_flat(&result) {
+            let closure = closure(function, &result, self.limits(), |_, _| {
+                unreachable!("a result without output directories has no trees to read")
+            })?;
+            return Ok((closure, result));
+        }
+        let slot = self.tree_slot().await?;
+        let cache = self.clone();
+        let outcome = blocking(move || {
+            let _slot = slot;
+            let closure = closure(function, &result, cache.limits(), |digest, limit_bytes| {
+                cache.engine().read_all(digest, limit_bytes)
+            });
+            Ok(closure.map(|closure| (closure, result)))
+        });
+        outcome.await?
+    }
+
+    /// Moves bytes that the client put into the result to the store.
+    async fn store_inlined(&self, function: DigestFunction, result: &mut ActionResult) -> Result<(), ActionError> {
+        let streams = [
+            ("stdout", &mut result.stdout_raw, &mut result.stdout_digest),
+            ("stderr", &mut result.stderr_raw, &mut result.stderr_digest),
+        ];
+        let files =
+            result.output_files.iter_mut().map(|file| (file.path.as_str(), &mut file.contents, &mut file.digest));
+        for (name, bytes, digest_field) in streams.into_iter().chain(files) {
+            let bytes = std::mem::take(bytes);
+            if bytes.is_empty() {
+                continue;
+            }
+            let digest = digest_of(function, &bytes)?;
+            if let Some(claimed) = digest_field
+                && FunctionRule::Named(function).from_wire(claimed)? != digest
+            {
+                return Err(ActionError::Invalid(format!("the bytes of `{name}` are not those of its digest")));
+            }
+            *digest_field = Some(to_wire(&digest));
+            self.put(digest, &bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts into the result what the reader wishes for and one message has room for.
+    async fn inline(
+        &self,
+        function: DigestFunction,
+        result: &mut ActionResult,
+        inline: &InlineOptions,
+    ) -> Result<(), ActionError> {
+        let mut room_bytes = self.limits().response_size_bytes_max.saturating_sub(result.encoded_len());
+        if inline.stdout {
+            self.inline_one(function, result.stdout_digest.as_ref(), &mut result.stdout_raw, &mut room_bytes).await?;
+        }
+        if inline.stderr {
+            self.inline_one(function, result.stderr_digest.as_ref(), &mut result.stderr_raw, &mut room_bytes).await?;
+        }
+        for file in &mut result.output_files {
+            if inline.output_files.contains(&file.path) {
+                self.inline_one(function, file.digest.as_ref(), &mut file.contents, &mut room_bytes).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn inline_one(
+        &self,
+        function: DigestFunction,
+        digest: Option<&reapi::Digest>,
+        field: &mut Bytes,
+        room_bytes: &mut usize,
+    ) -> Result<(), ActionError> {
+        let Some(digest) = digest else { return Ok(()) };
+        let digest = FunctionRule::Named(function).from_wire(digest)?;
+        let content_room_bytes = room_bytes.saturating_sub(FIELD_OVERHEAD_BYTES) as u64;
+        if digest.is_empty_blob() || digest.size_bytes() > content_room_bytes {
+            return Ok(());
+        }
+        // Just probed, so absent means found corrupt: the result is not complete any more, which is a miss.
+        let bytes = match self.read_whole(&digest, content_room_bytes).await {
+            Err(EngineError::DataLoss(_)) => Err(EngineError::NotFound),
+            other => other,
+        }?;
+        *room_bytes -= bytes.len() + FIELD_OVERHEAD_BYTES;
+        *field = bytes;
+        Ok(())
+    }
+}
+
+/// What an entry is stored under: the action's function and hash. Not its size, because over HTTP nobody knows it, and an entry
+/// put by one protocol is found by the other.
+fn key(action: &Digest) -> Digest {
+    Digest::new(action.function(), action.hash(), 0).expect("a digest's hash has the length of its function")
+}
+
+/// What a stored entry is: one byte for its kind, then the encoded result.
+fn encode_entry(result: &ActionResult, has_closure: bool) -> Bytes {
+    let mut value = BytesMut::with_capacity(1 + result.encoded_len());
+    value.put_u8(if has_closure { ENTRY_WITH_CLOSURE } else { ENTRY_WITHOUT_CLOSURE });
+    result.encode_raw(&mut value);
+    value.freeze()
+}
+
+/// The result, and whether its closure is stored; `None` for what this version cannot read.
+fn decode_entry(mut value: Bytes) -> Option<(ActionResult, bool)> {
+    if value.is_empty() {
+        return None;
+    }
+    let has_closure = match value.split_to(1)[0] {
+        ENTRY_WITH_CLOSURE => true,
+        ENTRY_WITHOUT_CLOSURE => false,
+        _ => return None,
+    };
+    Some((ActionResult::decode(value).ok()?, has_closure))
+}
+
+/// What can be said against a result without looking at the store.
+fn validate(function: DigestFunction, result: &ActionResult) -> Result<(), ActionError> {
+    let rule = FunctionRule::Named(function);
+    for file in &result.output_files {
+        check_path("output file", &file.path, PathMayBeEmpty::No)?;
+        // Contents without a digest get theirs; see `store_inlined`.
+        if file.contents.is_empty() || file.digest.is_some() {
+            rule.from_wire_field("output_files.digest", file.digest.as_ref())?;
+        }
+    }
+    for directory in &result.output_directories {
+        // The working directory itself may be an output.
+        check_path("output directory", &directory.path, PathMayBeEmpty::Yes)?;
+        if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
+            return Err(ActionError::Invalid(format!("output directory `{}` has no digest", directory.path)));
+        }
+        for digest in [&directory.tree_digest, &directory.root_directory_digest].into_iter().flatten() {
+            rule.from_wire(digest)?;
+        }
+    }
+    let symlinks = [&result.output_symlinks, &result.output_file_symlinks, &result.output_directory_symlinks];
+    for symlink in symlinks.into_iter().flatten() {
+        check_path("output symlink", &symlink.path, PathMayBeEmpty::No)?;
+    }
+    for digest in [&result.stdout_digest, &result.stderr_digest].into_iter().flatten() {
+        rule.from_wire(digest)?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PathMayBeEmpty {
+    Yes,
+    No,
+}
+
+/// Output paths are relative and stay below the working directory: a client joins them to its own output folder.
+fn check_path(kind: &'static str, path: &str, may_be_empty: PathMayBeEmpty) -> Result<(), ActionError> {
+    let fault = if path.is_empty() && may_be_empty == PathMayBeEmpty::No {
+        "is empty"
+    } else if path.starts_with('/') {
+        "is absolute"
+    } else if path.split('/').any(|segment| segment == "..") {
+        "contains `..`"
+    } else if path.contains('\0') {
+        "contains a NUL"
+    } else {
+        return Ok(());
+    };
+    Err(ActionError::Invalid(format!("the path of {kind} `{}` {fault}", path.escape_default())))
+}
+
+/// Hashes bytes that are in memory.
+fn digest_of(function: DigestFunction, bytes: &[u8]) -> Result<Digest, EngineError> {
+    match function {
+        DigestFunction::Sha256 => {
+            let digest = Digest::new(function, &Sha256::digest(bytes), bytes.len() as u64);
+            Ok(digest.expect("SHA-256 has the length of SHA-256"))
+        }
+        other => Err(EngineError::UnsupportedFunction(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cask_proto::reapi::{OutputDirectory, OutputFile, OutputSymlink};
+
+    use super::*;
+
+    #[expect(clippy::unnecessary_wraps, reason = "digest fields are optional")]
+    fn wire(byte: u8) -> Option<reapi::Digest> {
+        Some(reapi::Digest { hash: format!("{byte:02x}").repeat(32), size_bytes: 5 })
+    }
+
+    fn file(path: &str, digest: Option<reapi::Digest>) -> ActionResult {
+        let file = OutputFile { path: path.to_owned(), digest, ..OutputFile::default() };
+        ActionResult { output_files: vec![file], ..ActionResult::default() }
+    }
+
+    fn directory(path: &str, tree_digest: Option<reapi::Digest>) -> ActionResult {
+        let directory = OutputDirectory { path: path.to_owned(), tree_digest, ..OutputDirectory::default() };
+        ActionResult { output_directories: vec![directory], ..ActionResult::default() }
+    }
+
+    fn symlink(path: &str, target: &str) -> OutputSymlink {
+        OutputSymlink { path: path.to_owned(), target: target.to_owned(), ..OutputSymlink::default() }
+    }
+
+    #[test]
+    fn results_that_follow_the_api_pass() {
+        let symlinks = ActionResult {
+            output_symlinks: vec![symlink("a/b", "/absolute/target"), symlink("c", "../up")],
+            ..ActionResult::default()
+        };
+        let inlined = OutputFile { path: "f".to_owned(), contents: Bytes::from_static(b"x"), ..OutputFile::default() };
+        let inlined = ActionResult { output_files: vec![inlined], ..ActionResult::default() };
+        for result in [
+            ActionResult::default(),
+            file("a/b.txt", wire(1)),
+            file("..a/b..", wire(1)),
+            directory("", wire(1)),
+            symlinks,
+            inlined,
+        ] {
+            validate(DigestFunction::Sha256, &result).unwrap_or_else(|error| panic!("{result:?}: {error}"));
+        }
+    }
+
+    #[test]
+    fn results_that_do_not_are_refused_with_the_reason() {
+        let bad_hash = Some(reapi::Digest { hash: "AB".repeat(32), size_bytes: 5 });
+        let negative = Some(reapi::Digest { hash: "ab".repeat(32), size_bytes: -1 });
+        let deprecated = ActionResult { output_file_symlinks: vec![symlink("/a", "b")], ..ActionResult::default() };
+        for (result, text) in [
+            (file("", wire(1)), "is empty"),
+            (file("/a", wire(1)), "is absolute"),
+            (file("a/../b", wire(1)), "contains `..`"),
+            (file("..", wire(1)), "contains `..`"),
+            (file("a\0b", wire(1)), "contains a NUL"),
+            (file("a", None), "not set"),
+            (file("a", bad_hash.clone()), "hexadecimal"),
+            (file("a", negative), "negative"),
+            (directory("/a", wire(1)), "is absolute"),
+            (directory("a", None), "has no digest"),
+            (directory("a", bad_hash.clone()), "hexadecimal"),
+            (deprecated, "is absolute"),
+            (ActionResult { stdout_digest: bad_hash, ..ActionResult::default() }, "hexadecimal"),
+        ] {
+            let error = validate(DigestFunction::Sha256, &result).unwrap_err().to_string();
+            assert!(error.contains(text), "{result:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn entries_survive_storage_and_unknown_kinds_are_misses() {
+        let result = file("a", wire(1));
+        for has_closure in [true, false] {
+            let value = encode_entry(&result, has_closure);
+            assert_eq!(decode_entry(value), Some((result.clone(), has_closure)));
+        }
+        assert_eq!(decode_entry(encode_entry(&ActionResult::default(), true)), Some((ActionResult::default(), true)));
+        for unreadable in [&b""[..], b"\x00", b"\x03", b"\x01\xff"] {
+            assert_eq!(decode_entry(Bytes::copy_from_slice(unreadable)), None);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! One streaming upload over the engine's parts.
+//!
+//! The engine hashes and stages bytes in parts and writes a part when told to. A session keeps one part filling and at most one
+//! in flight: a client faster than the disk is held back, and a session holds at most two parts of memory. Each part is
+//! paid for from the server's budget of staged bytes before its first byte is taken, and the price is given back when the engine has
+//! written (or dropped) it. Since a session never waits for budget while it holds a part of its own that is not on its way
+//! to the disk, waiting sessions cannot starve each other.
+//!
+//! Cancellation: every `async fn` here may be dropped at any await. What was accepted so far is counted exactly
+//! (`received_bytes`), and the session can go on, be parked, or be dropped, which abandons the upload and gives back all it holds.
+
+use cask_engine::{BeginUpload, Completion, EngineError, Upload};
+use cask_index::Digest;
+use tokio::sync::oneshot;
+
+use super::Cache;
+use crate::access::limits::Permit;
+
+/// One open upload. Dropping it abandons the upload.
+pub(crate) struct UploadSession {
+    cache: Cache,
+    staged: StagedUpload,
+    /// The place among the open uploads; a parked upload has none.
+    _slot: Permit,
+}
+
+/// What stays of an upload while nobody writes to it.
+pub(crate) struct StagedUpload {
+    upload: Upload,
+    /// Pays for the part that is being filled; `None` until its first byte.
+    part_permit: Option<(Permit, usize)>,
+    /// The outcome of the part last handed to the engine, until it has been looked at.
+    in_flight: Option<oneshot::Receiver<Result<(), EngineError>>>,
+}
+
+impl Cache {
+    /// Opens a streaming upload, or `None` when the blob is present already (and has been touched): nothing to send.
+    /// `TooLarge` and `UnsupportedFunction` are found here, before any data. Waits while too many uploads are open, then
+    /// fails with `Full`.
+    pub(crate) async fn begin_upload(&self, digest: Digest) -> Result<Option<UploadSession>, EngineError> {
+        if self.engine().contains(&digest) {
+            return Ok(None);
+        }
+        let slot = self.upload_slot().await?;
+        match self.engine().begin_upload(digest)? {
+            BeginUpload::Present => Ok(None),
+            BeginUpload::Upload(upload) => {
+                let staged = StagedUpload { upload, part_permit: None, in_flight: None };
+                Ok(Some(UploadSession { cache: self.clone(), staged, _slot: slot }))
+            }
+        }
+    }
+
+    /// Goes on with an upload that was parked.
+    pub(super) fn resume_upload(&self, staged: StagedUpload, slot: Permit) -> UploadSession {
+        UploadSession { cache: self.clone(), staged, _slot: slot }
+    }
+
+    /// Stores one whole blob that is in memory already; returns when it is readable.
+    pub(crate) async fn put(&self, digest: Digest, data: &[u8]) -> Result<(), EngineError> {
+        self.begin_put(digest, data).await?.stored().await
+    }
+
+    /// As `put`, but returns when the engine has taken the bytes, so that several puts share one group commit.
+    pub(crate) async fn begin_put(&self, digest: Digest, data: &[u8]) -> Result<PendingPut, EngineError> {
+        let permit = self.stage(data.len()).await?;
+        let (done, told) = completion(Some(permit));
+        self.engine().put(digest, data, done);
+        Ok(PendingPut { told })
+    }
+}
+
+/// A blob that the engine has and has not stored yet. Dropping it does not undo the put.
+pub(crate) struct PendingPut {
+    told: oneshot::Receiver<Result<(), EngineError>>,
+}
+
+impl PendingPut {
+    /// Returns when the blob is readable.
+    pub(crate) async fn stored(self) -> Result<(), EngineError> {
+        outcome(self.told).await
+    }
+}
+
+impl UploadSession {
+    /// Bytes accepted so far: where a resumed stream goes on.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.staged.upload.received_bytes()
+    }
+
+    /// Appends `data`, of any length. After an error the session is of no more use: drop it.
+    pub(crate) async fn write(&mut self, mut data: &[u8]) -> Result<(), EngineError> {
+        let digest = *self.staged.upload.digest();
+        let missing_bytes = digest.size_bytes() - self.received_bytes();
+        if data.len() as u64 > missing_bytes {
+            return Err(EngineError::Mismatch { expected: digest, found: "more bytes than that".to_owned() });
+        }
+        loop {
+            if self.staged.upload.needs_flush() {
+                self.flush_part().await?;
+            }
+            if data.is_empty() {
+                return Ok(());
+            }
+            self.pay_for_part().await?;
+            let (head, rest) = data.split_at(data.len().min(self.staged.upload.part_room_bytes()));
+            self.staged.upload.append(head)?;
+            data = rest;
+        }
+    }
+
+    /// Verifies size and hash and stores the blob; returns when it is readable (to the configured durability). Once
+    /// the engine has taken the last part, dropping the future no longer undoes the upload.
+    pub(crate) async fn finish(mut self) -> Result<(), EngineError> {
+        self.settle().await?;
+        let StagedUpload { upload, part_permit, in_flight: _ } = self.staged;
+        let (done, stored) = completion(part_permit.map(|(permit, _)| permit));
+        upload.finish(done)?;
+        outcome(stored).await
+    }
+
+    /// Gives up the place among the open uploads and keeps what was received.
+    pub(super) fn into_staged(self) -> StagedUpload {
+        self.staged
+    }
+
+    async fn flush_part(&mut self) -> Result<(), EngineError> {
+        self.settle().await?;
+        let permit = self.staged.part_permit.take().map(|(permit, _)| permit);
+        let (done, written) = completion(permit);
+        self.staged.upload.flush_part(done);
+        self.staged.in_flight = Some(written);
+        Ok(())
+    }
+
+    /// Waits until the part in flight, if there is one, has been written.
+    async fn settle(&mut self) -> Result<(), EngineError> {
+        if let Some(written) = &mut self.staged.in_flight {
+            let result = outcome(written).await;
+            self.staged.in_flight = None;
+            result?;
+        }
+        Ok(())
+    }
+
+    async fn pay_for_part(&mut self) -> Result<(), EngineError> {
+        if self.staged.part_permit.is_none() {
+            let missing_bytes = self.staged.upload.digest().size_bytes() - self.received_bytes();
+            let part_bytes =
+                usize::try_from(missing_bytes).unwrap_or(usize::MAX).min(self.cache.engine().part_size_bytes());
+            let permit = self.cache.stage(part_bytes).await?;
+            self.staged.part_permit = Some((permit, part_bytes));
+        }
+        Ok(())
+    }
+}
+
+impl StagedUpload {
+    /// Bytes of the staging budget that it holds while parked.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.part_permit.as_ref().map_or(0, |(_, bytes)| *bytes)
+    }
+}
+
+/// A completion that gives back `permit` and then tells the receiver.
+fn completion(permit: Option<Permit>) -> (Completion, oneshot::Receiver<Result<(), EngineError>>) {
+    let (tell, told) = oneshot::channel();
+    let done = Box::new(move |result| {
+        drop(permit);
+        // Nobody listens any more when the request was cancelled; the engine's work stands all the same.
+        let _ = tell.send(result);
+    });
+    (done, told)
+}
+
+/// A completion that was dropped without being run is an engine that went away.
+async fn outcome(
+    told: impl Future<Output = Result<Result<(), EngineError>, oneshot::error::RecvError>>,
+) -> Result<(), EngineError> {
+    told.await.unwrap_or(Err(EngineError::Closed))
+}

@@ -1,0 +1,193 @@
+//! `cask serve`: opens the store, listens, serves until a signal, drains, closes the store.
+//!
+//! ```text
+//! bind -> open the store -> say so -> serve --SIGTERM, SIGINT--> drain -> close the store
+//! ```
+//! Ports are bound before the store is opened: a busy port is known at once, and clients that come while the store is being
+//! recovered wait in the kernel's queue instead of being refused.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cask_engine::clock::SystemClock;
+use cask_engine::{Engine, EngineOptions, OpenReport};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use super::Failure;
+use super::banner::Banner;
+use crate::access::limits::Limits;
+use crate::cache::Cache;
+use crate::config::{Config, Durability, Settings, Surroundings};
+use crate::http_cache::HttpCache;
+use crate::observe::pages::Pages;
+use crate::observe::requests::RequestCounts;
+use crate::service::health::Readiness;
+use crate::transport::dispatch::Dispatch;
+use crate::transport::listen::Listener;
+use crate::transport::server::{Drained, Server};
+
+/// Serve the cache: gRPC and HTTP on one port.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Sizes are written 50GiB or 500MB, times 4h, 10m or 90s. A flag beats its variable, a variable the file, the file \
+                        the default.\nThe file is TOML with the flags' names in snake case: max_size = \"50GiB\". CASK_LOG=debug logs more."
+)]
+pub(crate) struct ServeArguments {
+    #[command(flatten)]
+    settings: Settings,
+
+    /// A TOML file of the settings below
+    #[arg(long, value_name = "FILE", env = "CASK_CONFIG", display_order = 0)]
+    config: Option<PathBuf>,
+}
+
+/// How long tasks that outlive the drain get before their threads are left behind.
+const RUNTIME_END_WAIT_MAX: Duration = Duration::from_secs(1);
+
+pub(super) fn run(arguments: ServeArguments) -> Result<(), Failure> {
+    let config = Config::load(arguments.settings, arguments.config.as_deref(), &Surroundings::of_process())?;
+    crate::observe::log::start(config.log_format).map_err(Failure::Usage)?;
+    for warning in &config.warnings {
+        tracing::warn!(event = "config.warning", "{warning}");
+    }
+    raise_open_files_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("cask-edge")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Run(format!("cannot start the server's threads: {error}")))?;
+    let outcome = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(RUNTIME_END_WAIT_MAX);
+    outcome
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    let mut signals = Signals::listen().map_err(|error| Failure::Run(format!("cannot listen for signals: {error}")))?;
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        listeners.push(Listener::bind(address).await.map_err(|error| Failure::Run(error.to_string()))?);
+    }
+
+    let opening = tokio::task::spawn_blocking({
+        let config = config.clone();
+        move || open_store(&config)
+    });
+    let (engine, report) = tokio::select! {
+        opened = opening => opened.map_err(|_| Failure::Run("opening the store failed; the log says where".to_owned()))??,
+        // A store that is being opened is as safe to leave as one that crashed.
+        () = signals.next() => std::process::exit(0),
+    };
+
+    let (readiness, readiness_seen) = watch::channel(Readiness::Serving);
+    let dispatch = assemble(&engine, &config, readiness_seen);
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.address().clone()).collect();
+    let server = Server::start(listeners, &dispatch, config.max_connections);
+    let banner = Banner { addresses: &addresses, config: &config, report: &report, host_name: host_name() };
+    // A server whose starter does not read on is still a server.
+    let mut output = std::io::stdout().lock();
+    let _ = write!(output, "{banner}").and_then(|()| output.flush());
+    drop(output);
+    tracing::info!(event = "serve.started", dir = %config.dir.display(), blobs = report.blob_count, "serving");
+
+    signals.next().await;
+    tracing::info!(event = "serve.draining", patience = %config.drain_timeout, "finishing open requests; a second signal ends at once");
+    readiness.send_replace(Readiness::Draining);
+    let patience = async {
+        tokio::select! {
+            () = tokio::time::sleep(config.drain_timeout.0) => {}
+            () = signals.next() => {}
+        }
+    };
+    if let Drained::CutOff { connections } = server.drain(patience).await {
+        tracing::warn!(event = "serve.cut_off", connections, "ending with connections open");
+    }
+
+    let closing = tokio::task::spawn_blocking(move || engine.close());
+    let closed = tokio::select! {
+        closed = closing => closed,
+        // Asked once more while the store writes out: it is crash-safe, so obey.
+        () = signals.next() => std::process::exit(1),
+    };
+    match closed {
+        Ok(Ok(())) => {
+            tracing::info!(event = "serve.ended", "the store is closed");
+            Ok(())
+        }
+        Ok(Err(error)) => {
+            Err(Failure::Run(format!("the store could not be closed cleanly ({error}); the next start recovers it")))
+        }
+        Err(_) => Err(Failure::Run("closing the store failed; the log says where".to_owned())),
+    }
+}
+
+/// Blocks while the store recovers.
+fn open_store(config: &Config) -> Result<(Engine, OpenReport), Failure> {
+    let dir = config.dir.display();
+    std::fs::create_dir_all(&config.dir).map_err(|error| {
+        Failure::Run(format!("cannot make the store's folder {dir}: {error}; name another with --dir"))
+    })?;
+    let mut options = EngineOptions::new(config.max_size.0);
+    options.lease = config.lease.0;
+    options.lease_floor = config.lease_floor.0;
+    options.durability = match config.durability {
+        Durability::Written => cask_engine::Durability::Written,
+        Durability::Synced => cask_engine::Durability::Synced,
+    };
+    Engine::open(&config.dir, options, Arc::new(SystemClock::new()))
+        .map_err(|error| Failure::Run(format!("cannot open the store: {error}")))
+}
+
+fn assemble(engine: &Engine, config: &Config, readiness: watch::Receiver<Readiness>) -> Dispatch {
+    let mut limits = Limits::default();
+    if let Some(count) = config.max_uploads {
+        limits.concurrent_uploads_max = count;
+    }
+    if let Some(size) = config.max_staged {
+        limits.staged_bytes_max = usize::try_from(size.0).unwrap_or(usize::MAX);
+    }
+    let cache = Cache::new(engine.clone(), limits);
+    let requests = Arc::new(RequestCounts::new(&crate::service::FILE_DESCRIPTOR_SETS));
+    Dispatch {
+        routes: crate::service::routes(&cache, readiness.clone()),
+        http_cache: HttpCache::new(cache),
+        pages: Arc::new(Pages::new(engine.clone(), Arc::clone(&requests), readiness)),
+        requests,
+    }
+}
+
+/// A connection is a file descriptor, and the usual soft limit of 1024 is for programs that use `select`.
+fn raise_open_files_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(event = "serve.open_files_limit", %error, "could not raise the limit of open files");
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// SIGTERM and SIGINT, in whichever order they come.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one. Cancel safe.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What `cask serve` was told: flags, environment, file and defaults, in this order of weight, made into one typed
+//! `Config`.
+//!
+//! `Settings` is the one list of names: clap makes flags and `CASK_*` variables of its fields, serde the keys of the file.
+//! Nothing past this module reads a flag, a variable or the file.
+
+mod byte_size;
+mod disk_space;
+mod file;
+mod time_span;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+pub(crate) use byte_size::ByteSize;
+pub(crate) use disk_space::DiskSpace;
+pub(crate) use file::FileError;
+pub(crate) use time_span::TimeSpan;
+
+use crate::transport::listen::ListenAddress;
+
+/// What one source said; `None` where it said nothing.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+pub(crate) struct Settings {
+    /// Where to listen: HOST:PORT or unix:/path; port 0 picks a free one. May be repeated [default: 127.0.0.1:8980]
+    #[arg(long, value_name = "ADDRESS", env = "CASK_LISTEN", value_delimiter = ',')]
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub(crate) listen: Option<Vec<ListenAddress>>,
+
+    /// Folder of the store, made if absent [default: cask in the user's cache folder]
+    #[arg(long, value_name = "DIR", env = "CASK_DIR")]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// Most the store may take on disk, all in [default: 50GiB, or 80 % of the room there is if that is less]
+    #[arg(long, value_name = "SIZE", env = "CASK_MAX_SIZE")]
+    pub(crate) max_size: Option<ByteSize>,
+
+    /// How long a blob should stay after it was last reported present [default: 4h]
+    #[arg(long, value_name = "TIME", env = "CASK_LEASE")]
+    pub(crate) lease: Option<TimeSpan>,
+
+    /// How long it is sure to stay: uploads are refused before this is broken. 0s: never refuse [default: 10m]
+    #[arg(long, value_name = "TIME", env = "CASK_LEASE_FLOOR")]
+    pub(crate) lease_floor: Option<TimeSpan>,
+
+    /// When an upload counts as stored: written (survives a crash of cask) or synced (also of the machine) [default: written]
+    #[arg(long, value_name = "WHEN", env = "CASK_DURABILITY", value_enum, hide_possible_values = true)]
+    pub(crate) durability: Option<Durability>,
+
+    /// How logs are printed to standard error: text or json [default: text]
+    #[arg(long, value_name = "FORMAT", env = "CASK_LOG_FORMAT", value_enum, hide_possible_values = true)]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// How long open requests may go on after SIGTERM [default: 30s]
+    #[arg(long, value_name = "TIME", env = "CASK_DRAIN_TIMEOUT")]
+    pub(crate) drain_timeout: Option<TimeSpan>,
+
+    /// Most connections open at once; more wait in the kernel's queue [default: 10000]
+    #[arg(long, value_name = "COUNT", env = "CASK_MAX_CONNECTIONS")]
+    pub(crate) max_connections: Option<usize>,
+
+    /// Most uploads open at once
+    #[arg(long, value_name = "COUNT", env = "CASK_MAX_UPLOADS")]
+    pub(crate) max_uploads: Option<usize>,
+
+    /// Most memory for upload bytes that are not written yet
+    #[arg(long, value_name = "SIZE", env = "CASK_MAX_STAGED")]
+    pub(crate) max_staged: Option<ByteSize>,
+}
+
+/// When an upload is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Durability {
+    Written,
+    Synced,
+}
+
+/// What log lines look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<ListenAddress>>, D::Error> {
+    struct AddressVisitor;
+    impl<'de> serde::de::Visitor<'de> for AddressVisitor {
+        type Value = Vec<ListenAddress>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an address such as \"127.0.0.1:8980\", or a list of them")
+        }
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(vec![text.parse().map_err(E::custom)?])
+        }
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut texts: A) -> Result<Self::Value, A::Error> {
+            let mut addresses = Vec::new();
+            while let Some(text) = texts.next_element::<String>()? {
+                addresses.push(text.parse().map_err(serde::de::Error::custom)?);
+            }
+            Ok(addresses)
+        }
+    }
+    deserializer.deserialize_any(AddressVisitor).map(Some)
+}
+
+impl Settings {
+    /// These, and where they are silent what the weaker source says.
+    fn or(self, weaker: Settings) -> Settings {
+        Settings {
+            listen: self.listen.or(weaker.listen),
+            dir: self.dir.or(weaker.dir),
+            max_size: self.max_size.or(weaker.max_size),
+            lease: self.lease.or(weaker.lease),
+            lease_floor: self.lease_floor.or(weaker.lease_floor),
+            durability: self.durability.or(weaker.durability),
+            log_format: self.log_format.or(weaker.log_format),
+            drain_timeout: self.drain_timeout.or(weaker.drain_timeout),
+            max_connections: self.max_connections.or(weaker.max_connections),
+            max_uploads: self.max_uploads.or(weaker.max_uploads),
+            max_staged: self.max_staged.or(weaker.max_staged),
+        }
+    }
+}
+
+/// Everything `cask serve` acts by: complete and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    /// Never empty.
+    pub(crate) listen: Vec<ListenAddress>,
+    pub(crate) dir: PathBuf,
+    pub(crate) max_size: ByteSize,
+    pub(crate) lease: TimeSpan,
+    pub(crate) lease_floor: TimeSpan,
+    pub(crate) durability: Durability,
+    pub(crate) log_format: LogFormat,
+    pub(crate) drain_timeout: TimeSpan,
+    pub(crate) max_connections: usize,
+    /// `None`: as `Limits` has it.
+    pub(crate) max_uploads: Option<usize>,
+    /// `None`: as `Limits` has it.
+    pub(crate) max_staged: Option<ByteSize>,
+    /// Sentences for the operator about settings that work but cannot be meant.
+    pub(crate) warnings: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(
+        "there is no cache folder to put the store in (neither XDG_CACHE_HOME nor HOME is set); name one with --dir"
+    )]
+    NoFolder,
+    #[error("nothing to listen on; name an address with --listen, such as 127.0.0.1:8980")]
+    NoListener,
+    #[error("the lease floor ({floor}) is longer than the lease ({lease}); raise --lease or lower --lease-floor")]
+    FloorAboveLease { floor: TimeSpan, lease: TimeSpan },
+    #[error("--{name} must be at least 1")]
+    Zero { name: &'static str },
+}
+
+const MAX_SIZE_DEFAULT: ByteSize = ByteSize(50 << 30);
+const LEASE_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(4 * 3600));
+const LEASE_FLOOR_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(600));
+const DRAIN_TIMEOUT_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(30));
+const CONNECTIONS_MAX_DEFAULT: usize = 10_000;
+
+/// What the process finds around it; a parameter, so that tests need no environment.
+pub(crate) struct Surroundings<'a> {
+    /// The user's cache folder.
+    pub(crate) cache_folder: Option<PathBuf>,
+    pub(crate) disk_space: &'a dyn Fn(&std::path::Path) -> Option<DiskSpace>,
+}
+
+impl Surroundings<'_> {
+    /// The real ones.
+    pub(crate) fn of_process() -> Self {
+        // A relative XDG_CACHE_HOME is to be ignored, says the XDG base directory specification.
+        let cache_folder = std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .filter(|folder| folder.is_absolute())
+            .or_else(|| std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".cache")));
+        Self { cache_folder, disk_space: &DiskSpace::of }
+    }
+}
+
+impl Config {
+    /// `flags` carries flags and environment already (clap weighs those two); `file` is the path given by `--config`.
+    pub(crate) fn load(
+        flags: Settings,
+        file: Option<&std::path::Path>,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Self, ConfigError> {
+        let file = file.map(file::read).transpose()?.unwrap_or_default();
+        Self::complete(flags.or(file), surroundings)
+    }
+
+    fn complete(settings: Settings, surroundings: &Surroundings<'_>) -> Result<Self, ConfigError> {
+        let mut warnings = Vec::new();
+        let listen = match settings.listen {
+            None => vec![ListenAddress::default()],
+            Some(listen) if listen.is_empty() => return Err(ConfigError::NoListener),
+            Some(listen) => listen,
+        };
+        let dir = match (settings.dir, &surroundings.cache_folder) {
+            (Some(dir), _) => dir,
+            (None, Some(cache_folder)) => cache_folder.join("cask"),
+            (None, None) => return Err(ConfigError::NoFolder),
+        };
+
+        let space = (surroundings.disk_space)(&dir);
+        let max_size = match (settings.max_size, space) {
+            (Some(ByteSize(0)), _) => return Err(ConfigError::Zero { name: "max-size" }),
+            (Some(asked), Some(space)) if asked.0 > space.available_bytes() => {
+                warnings.push(format!(
+                    "max_size is {asked}, but the disk has room for {} only; when it is full, uploads will be refused",
+                    ByteSize(space.available_bytes())
+                ));
+                asked
+            }
+            (Some(asked), _) => asked,
+            // Of free and held together, so that a restart of a grown store comes to the same size.
+            (None, Some(space)) => MAX_SIZE_DEFAULT.min(ByteSize(space.available_bytes() / 5 * 4)),
+            (None, None) => MAX_SIZE_DEFAULT,
+        };
+
+        let lease = settings.lease.unwrap_or(LEASE_DEFAULT);
+        // A lease asked shorter than the usual floor is a wish, not a contradiction.
+        let lease_floor = settings.lease_floor.unwrap_or(LEASE_FLOOR_DEFAULT.min(lease));
+        if lease_floor > lease {
+            return Err(ConfigError::FloorAboveLease { floor: lease_floor, lease });
+        }
+        for (name, count) in [("max-connections", settings.max_connections), ("max-uploads", settings.max_uploads)] {
+            if count == Some(0) {
+                return Err(ConfigError::Zero { name });
+            }
+        }
+
+        Ok(Self {
+            listen,
+            dir,
+            max_size,
+            lease,
+            lease_floor,
+            durability: settings.durability.unwrap_or(Durability::Written),
+            log_format: settings.log_format.unwrap_or(LogFormat::Text),
+            drain_timeout: settings.drain_timeout.unwrap_or(DRAIN_TIMEOUT_DEFAULT),
+            max_connections: settings.max_connections.unwrap_or(CONNECTIONS_MAX_DEFAULT),
+            max_uploads: settings.max_uploads,
+            max_staged: settings.max_staged,
+            warnings,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! The TOML file: the flags' names in snake case, nothing else. Every error is one sentence naming file and line.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::Settings;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    #[error("cannot read the configuration {}: {error}", path.display())]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("{}: line {line}: {message}", path.display())]
+    Syntax { path: PathBuf, line: usize, message: String },
+    #[error("{}: unknown key \"{key}\"{}", path.display(), suggestion(nearest.as_deref()))]
+    UnknownKey { path: PathBuf, key: String, nearest: Option<String> },
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    match nearest {
+        Some(key) => format!("; did you mean \"{key}\"?"),
+        None => format!("; known keys are {}", known_keys().join(", ")),
+    }
+}
+
+/// Reads and parses a file.
+pub(crate) fn read(path: &Path) -> Result<Settings, FileError> {
+    let text = std::fs::read_to_string(path).map_err(|error| FileError::Read { path: path.to_owned(), error })?;
+    parse(path, &text)
+}
+
+/// `path` only names the file in errors.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Settings, FileError> {
+    let syntax = |error: toml::de::Error| FileError::Syntax {
+        path: path.to_owned(),
+        line: 1 + error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count()),
+        message: error.message().replace('\n', " "),
+    };
+    // Keys first: a misspelt key is a better message than whatever is wrong with its value.
+    let table: toml::Table = text.parse().map_err(syntax)?;
+    let known = known_keys();
+    if let Some(key) = table.keys().find(|key| !known.contains(key)) {
+        return Err(FileError::UnknownKey { path: path.to_owned(), key: key.clone(), nearest: nearest(key, &known) });
+    }
+    toml::from_str(text).map_err(syntax)
+}
+
+/// The fields of `Settings`: clap's ids are the field names, so this list cannot fall behind.
+fn known_keys() -> Vec<String> {
+    Settings::augment_args(clap::Command::new("serve"))
+        .get_arguments()
+        .map(|argument| argument.get_id().to_string())
+        .collect()
+}
+
+fn nearest(key: &str, known: &[String]) -> Option<String> {
+    let key = key.replace('-', "_").to_lowercase();
+    known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(&key, candidate), candidate))
+        .filter(|(similarity, _)| *similarity > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_of(text: &str) -> String {
+        parse(Path::new("cask.toml"), text).expect_err("an error").to_string()
+    }
+
+    #[test]
+    fn every_key_of_the_flags_is_read() {
+        let settings = parse(
+            Path::new("cask.toml"),
+            r#"
+            listen = ["127.0.0.1:1", "unix:/run/cask.sock"]
+            dir = "/var/lib/cask"
+            max_size = "2TiB"
+            lease = "8h"
+            lease_floor = "0s"
+            durability = "synced"
+            log_format = "json"
+            drain_timeout = "5s"
+            max_connections = 7
+            max_uploads = 8
+            max_staged = 1048576
+            "#,
+        )
+        .expect("settings");
+        assert!(settings.silent().is_empty(), "unread: {:?}", settings.silent());
+    }
+
+    #[test]
+    fn one_listener_needs_no_list() {
+        let settings = parse(Path::new("cask.toml"), "listen = \"127.0.0.1:1\"").expect("settings");
+        assert_eq!(settings.listen.map(|listen| listen.len()), Some(1));
+    }
+
+    #[test]
+    fn errors_name_file_line_and_the_nearest_key() {
+        for (text, message) in [
+            ("max-size = 1", r#"cask.toml: unknown key "max-size"; did you mean "max_size"?"#),
+            ("leese = \"1h\"", r#"cask.toml: unknown key "leese"; did you mean "lease"?"#),
+            ("\n\nlease = \"1 hour\"", r#"cask.toml: line 3: "hour" is not a unit of time; use ms, s, m, h or d"#),
+            ("max_size = -1", "cask.toml: line 1: a size cannot be negative"),
+            (
+                "lease = 4",
+                "cask.toml: line 1: invalid type: integer `4`, expected a length of time such as \"4h\", \"10m\" or \"90s\"",
+            ),
+            ("durability = \"fsync\"", "cask.toml: line 1: unknown variant `fsync`, expected `written` or `synced`"),
+        ] {
+            assert_eq!(error_of(text), message);
+        }
+        assert!(error_of("colour = 1").starts_with(r#"cask.toml: unknown key "colour"; known keys are listen, dir,"#));
+        assert!(error_of("dir = [").starts_with("cask.toml: line 1: "));
+    }
+}

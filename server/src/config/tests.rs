@@ -1,0 +1,121 @@
+use std::path::Path;
+
+use super::*;
+
+impl Settings {
+    /// Names of the settings nothing was said about.
+    pub(super) fn silent(&self) -> Vec<&'static str> {
+        [
+            ("listen", self.listen.is_none()),
+            ("dir", self.dir.is_none()),
+            ("max_size", self.max_size.is_none()),
+            ("lease", self.lease.is_none()),
+            ("lease_floor", self.lease_floor.is_none()),
+            ("durability", self.durability.is_none()),
+            ("log_format", self.log_format.is_none()),
+            ("drain_timeout", self.drain_timeout.is_none()),
+            ("max_connections", self.max_connections.is_none()),
+            ("max_uploads", self.max_uploads.is_none()),
+            ("max_staged", self.max_staged.is_none()),
+        ]
+        .into_iter()
+        .filter_map(|(name, silent)| silent.then_some(name))
+        .collect()
+    }
+}
+
+const GIB: u64 = 1 << 30;
+
+fn complete_with(settings: Settings, free_bytes: u64, held_bytes: u64) -> Result<Config, ConfigError> {
+    let space = move |_: &Path| Some(DiskSpace { free_bytes, held_bytes });
+    Config::complete(settings, &Surroundings { cache_folder: Some("/home/u/.cache".into()), disk_space: &space })
+}
+
+fn span(text: &str) -> TimeSpan {
+    text.parse().expect("a span")
+}
+
+#[test]
+fn nothing_said_gives_the_laptop_defaults() {
+    let config = complete_with(Settings::default(), 1000 * GIB, 0).expect("a config");
+    assert_eq!(config.listen, ["127.0.0.1:8980".parse().expect("an address")]);
+    assert_eq!(config.dir, Path::new("/home/u/.cache/cask"));
+    assert_eq!(config.max_size, ByteSize(50 * GIB));
+    assert_eq!((config.lease, config.lease_floor), (span("4h"), span("10m")));
+    assert_eq!(config.durability, Durability::Written);
+    assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn the_default_size_leaves_a_fifth_of_the_disk_and_does_not_creep_on_restart() {
+    let fresh = complete_with(Settings::default(), 10 * GIB, 0).expect("a config");
+    assert_eq!(fresh.max_size, ByteSize(8 * GIB));
+    let grown = complete_with(Settings::default(), 2 * GIB, 8 * GIB).expect("a config");
+    assert_eq!(grown.max_size, fresh.max_size);
+}
+
+#[test]
+fn an_asked_size_is_kept_and_warned_about_when_the_disk_is_smaller() {
+    let asked = |size: u64| Settings { max_size: Some(ByteSize(size * GIB)), ..Settings::default() };
+    let fits = complete_with(asked(10), 4 * GIB, 6 * GIB).expect("a config");
+    assert_eq!((fits.max_size, fits.warnings.len()), (ByteSize(10 * GIB), 0));
+    let too_large = complete_with(asked(11), 4 * GIB, 6 * GIB).expect("a config");
+    assert_eq!(too_large.max_size, ByteSize(11 * GIB));
+    assert_eq!(
+        too_large.warnings,
+        ["max_size is 11 GiB, but the disk has room for 10 GiB only; when it is full, uploads will be refused"]
+    );
+}
+
+#[test]
+fn a_flag_beats_the_file_and_the_file_the_default() {
+    let text = "lease = \"2h\"\nlease_floor = \"5m\"";
+    let file = file::parse(Path::new("cask.toml"), text).expect("settings");
+    let flags = Settings { lease: Some(span("3h")), ..Settings::default() };
+    let config = complete_with(flags.or(file), GIB, 0).expect("a config");
+    assert_eq!((config.lease, config.lease_floor, config.drain_timeout), (span("3h"), span("5m"), span("30s")));
+}
+
+/// `or` written by hand must not forget a field: a source that speaks on everything wins on everything.
+#[test]
+fn a_source_that_says_everything_leaves_nothing_to_the_weaker() {
+    let all = |text: &str| file::parse(Path::new("cask.toml"), text).expect("settings");
+    let one = all(
+        "listen = \"a:1\"\ndir = \"/a\"\nmax_size = 1\nlease = \"1h\"\nlease_floor = \"1m\"\ndurability = \"written\"\n\
+                   log_format = \"text\"\ndrain_timeout = \"1s\"\nmax_connections = 1\nmax_uploads = 1\nmax_staged = 1",
+    );
+    let other = all(
+        "listen = \"b:2\"\ndir = \"/b\"\nmax_size = 2\nlease = \"2h\"\nlease_floor = \"2m\"\ndurability = \"synced\"\n\
+                     log_format = \"json\"\ndrain_timeout = \"2s\"\nmax_connections = 2\nmax_uploads = 2\nmax_staged = 2",
+    );
+    let debug = |settings: &Settings| format!("{settings:?}");
+    assert!(one.silent().is_empty());
+    assert_eq!(debug(&one.clone().or(other.clone())), debug(&one));
+    assert_eq!(debug(&Settings::default().or(other.clone())), debug(&other));
+}
+
+#[test]
+fn a_short_lease_brings_its_floor_down_but_a_contradiction_is_refused() {
+    let short = Settings { lease: Some(span("5m")), ..Settings::default() };
+    assert_eq!(complete_with(short.clone(), GIB, 0).expect("a config").lease_floor, span("5m"));
+    let contradiction = Settings { lease_floor: Some(span("6m")), ..short };
+    assert_eq!(
+        complete_with(contradiction, GIB, 0).expect_err("an error").to_string(),
+        "the lease floor (6m) is longer than the lease (5m); raise --lease or lower --lease-floor"
+    );
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_advice() {
+    let homeless = Surroundings { cache_folder: None, disk_space: &|_| None };
+    let error = Config::complete(Settings::default(), &homeless).expect_err("an error").to_string();
+    assert!(error.contains("--dir"), "{error}");
+    for (settings, hint) in [
+        (Settings { max_size: Some(ByteSize(0)), ..Settings::default() }, "--max-size must be at least 1"),
+        (Settings { max_connections: Some(0), ..Settings::default() }, "--max-connections must be at least 1"),
+        (Settings { listen: Some(vec![]), ..Settings::default() }, "--listen"),
+    ] {
+        let error = complete_with(settings, GIB, 0).expect_err("an error").to_string();
+        assert!(error.contains(hint), "{error}");
+    }
+}

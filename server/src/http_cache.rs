@@ -1,0 +1,249 @@
+//! Bazel's HTTP cache protocol: GET, HEAD and PUT of `/[instance/]{ac,cas}/<sha256>`.
+//!
+//! The same entries as over gRPC. Blobs stream both ways; what a client may make the server hold is bounded by the cache's
+//! budgets. Called by the dispatcher for every request that is neither gRPC nor a page; never sees sockets.
+
+mod body;
+mod target;
+
+use bytes::Bytes;
+use cask_index::{Digest, DigestFunction};
+use cask_proto::reapi::ActionResult;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use prost::Message;
+use tonic::body::Body;
+
+use self::body::{IncomingBody, blob_body};
+use self::target::{Sha256Hash, Target, TargetError};
+use crate::cache::{Cache, InlineOptions};
+use crate::observe::pages::text;
+use crate::observe::requests::HttpRoute;
+use crate::status::Answer;
+
+/// How much of a refused body is read away to keep its connection. Beyond, closing is cheaper for both sides.
+const REFUSED_BYTES_DRAINED_MAX: u64 = 64 << 20;
+
+/// The protocol on top of a cache. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct HttpCache {
+    cache: Cache,
+}
+
+/// Why a request is not served, with its code and short text.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{0}")]
+    Target(#[from] TargetError),
+    #[error("use GET, HEAD or PUT")]
+    Method,
+    #[error("a blob's size must be known before its bytes: send Content-Length")]
+    NoLength,
+    #[error("a body in an encoding is not accepted")]
+    Encoded,
+    #[error("the body did not arrive in time")]
+    Slow,
+    #[error("the body ended early: {0}")]
+    Broken(String),
+    #[error("an action result of more than {limit_bytes} bytes is not accepted")]
+    ResultTooLarge { limit_bytes: usize },
+    #[error("the body is not an ActionResult: {0}")]
+    NotAResult(prost::DecodeError),
+    #[error("{}", .0.message)]
+    Answer(Answer),
+}
+
+impl From<cask_engine::EngineError> for Refusal {
+    fn from(error: cask_engine::EngineError) -> Self {
+        Self::Answer(Answer::from(&error))
+    }
+}
+
+impl From<crate::cache::ActionError> for Refusal {
+    fn from(error: crate::cache::ActionError) -> Self {
+        Self::Answer(Answer::from(&error))
+    }
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Target(TargetError::NotACachePath) => StatusCode::NOT_FOUND,
+            Self::Target(_) | Self::Broken(_) | Self::NotAResult(_) => StatusCode::BAD_REQUEST,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoLength => StatusCode::LENGTH_REQUIRED,
+            Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::ResultTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Answer(answer) => answer.http,
+        }
+    }
+
+    fn into_response(self) -> Response<Body> {
+        let mut response = text(self.status(), format!("{self}\n"));
+        match &self {
+            Self::Method => {
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, PUT"));
+            }
+            Self::Answer(Answer { retry_after: Some(delay), .. }) => {
+                let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl HttpCache {
+    pub(crate) fn new(cache: Cache) -> Self {
+        Self { cache }
+    }
+
+    /// Answers one request, and says what it was for.
+    pub(crate) async fn answer<B>(&self, request: Request<B>) -> (HttpRoute, Response<Body>)
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let (parts, body) = request.into_parts();
+        let mut body = IncomingBody::new(body, self.cache.limits().upload_idle_max);
+        let target = Target::parse(parts.uri.path());
+        let route = match &target {
+            Ok(Target::Blob(_)) => HttpRoute::Cas,
+            Ok(Target::ActionResult(..)) => HttpRoute::ActionCache,
+            Err(_) => HttpRoute::Page,
+        };
+        let response = match target {
+            Ok(target) => self.serve(&target, &parts, &mut body).await,
+            Err(error) => Err(error.into()),
+        }
+        .unwrap_or_else(Refusal::into_response);
+        // An answer to a half-sent request ends the connection on HTTP/1 and the stream on HTTP/2, and a client still
+        // sending may lose the answer to the reset. One that asked first (100-continue) has sent nothing.
+        if !expects_continue(&parts.headers) {
+            // A blob that was there already is read to its end, as if it were stored; of what is refused only so much.
+            let limit_bytes = if response.status().is_success() { u64::MAX } else { REFUSED_BYTES_DRAINED_MAX };
+            body.drain(limit_bytes).await;
+        }
+        (route, response)
+    }
+
+    async fn serve<B>(
+        &self,
+        target: &Target,
+        parts: &Parts,
+        body: &mut IncomingBody<B>,
+    ) -> Result<Response<Body>, Refusal>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        match (target, &parts.method) {
+            (Target::Blob(hash), &Method::GET) => self.get_blob(*hash).await,
+            (Target::Blob(hash), &Method::HEAD) => self.head_blob(*hash).await,
+            (Target::Blob(hash), &Method::PUT) => self.put_blob(hash, &parts.headers, body).await,
+            (Target::ActionResult(instance, hash), &Method::GET | &Method::HEAD) => {
+                let result =
+                    self.cache.get_action_result(instance.as_str(), &action(hash), InlineOptions::default()).await?;
+                // For HEAD hyper keeps the length and leaves the body away.
+                Ok(bytes_response(result.encode_to_vec().into()))
+            }
+            (Target::ActionResult(instance, hash), &Method::PUT) => {
+                plain(&parts.headers)?;
+                let limit_bytes = self.cache.limits().message_size_bytes_max;
+                let bytes = body.collect(limit_bytes).await?.ok_or(Refusal::ResultTooLarge { limit_bytes })?;
+                let result = ActionResult::decode(bytes).map_err(Refusal::NotAResult)?;
+                self.cache.put_action_result(instance.as_str(), &action(hash), result).await?;
+                Ok(Response::new(Body::empty()))
+            }
+            _ => Err(Refusal::Method),
+        }
+    }
+
+    async fn get_blob(&self, hash: Sha256Hash) -> Result<Response<Body>, Refusal> {
+        let digest = self.find(hash).await?;
+        let blob = self.cache.read(&digest, 0, None).await?;
+        let size_bytes = blob.size_bytes();
+        let mut response = Response::new(blob_body(blob));
+        describe(response.headers_mut(), size_bytes);
+        Ok(response)
+    }
+
+    async fn head_blob(&self, hash: Sha256Hash) -> Result<Response<Body>, Refusal> {
+        let digest = self.find(hash).await?;
+        // Reporting a blob present promises that it stays: this is what leases it.
+        if !self.cache.engine().contains(&digest) {
+            return Err(cask_engine::EngineError::NotFound.into());
+        }
+        let mut response = Response::new(Body::empty());
+        describe(response.headers_mut(), digest.size_bytes());
+        Ok(response)
+    }
+
+    async fn put_blob<B>(
+        &self,
+        hash: &Sha256Hash,
+        headers: &HeaderMap,
+        body: &mut IncomingBody<B>,
+    ) -> Result<Response<Body>, Refusal>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        plain(headers)?;
+        // The size is half of a blob's identity, so it must be known before the first byte is stored.
+        let size_bytes = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok())
+            .ok_or(Refusal::NoLength)?;
+        let Some(mut upload) = self.cache.begin_upload(sha256(hash, size_bytes)).await? else {
+            return Ok(Response::new(Body::empty()));
+        };
+        while let Some(bytes) = body.next().await? {
+            upload.write(&bytes).await?;
+        }
+        upload.finish().await?;
+        Ok(Response::new(Body::empty()))
+    }
+
+    /// The blob with this hash, whatever its size. The record on disk knows the size, so a disk may be waited for.
+    async fn find(&self, hash: Sha256Hash) -> Result<Digest, Refusal> {
+        let engine = self.cache.engine().clone();
+        let found = tokio::task::spawn_blocking(move || engine.find_by_hash(DigestFunction::Sha256, &hash)).await;
+        found.unwrap_or_default().ok_or(Refusal::from(cask_engine::EngineError::NotFound))
+    }
+}
+
+fn sha256(hash: &Sha256Hash, size_bytes: u64) -> Digest {
+    Digest::new(DigestFunction::Sha256, hash, size_bytes).expect("a SHA-256 has 32 bytes")
+}
+
+/// The action's digest as far as HTTP knows it: the size is not in the URL.
+fn action(hash: &Sha256Hash) -> Digest {
+    sha256(hash, 0)
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Refuses a body that is not the blob itself but an encoding of it.
+fn plain(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(Refusal::Encoded),
+        _ => Ok(()),
+    }
+}
+
+fn describe(headers: &mut HeaderMap, size_bytes: u64) {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size_bytes));
+}
+
+fn bytes_response(bytes: Bytes) -> Response<Body> {
+    let size_bytes = bytes.len() as u64;
+    let mut response = Response::new(Body::new(http_body_util::Full::new(bytes)));
+    describe(response.headers_mut(), size_bytes);
+    response
+}

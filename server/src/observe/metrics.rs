@@ -1,0 +1,217 @@
+//! `/metrics`: the Prometheus text exposition of the engine's counters and the edge's. Each line of help says what a
+//! change means or what to do, not what the name already says.
+
+use std::fmt::Write;
+
+use cask_engine::EngineStats;
+
+use super::requests::RequestCounts;
+
+/// The media type of the exposition format.
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// The whole page.
+pub(crate) fn exposition(stats: &EngineStats, requests: &RequestCounts, started_unix_seconds: f64) -> String {
+    let mut page = Page { text: String::with_capacity(8 * 1024) };
+    page.single(
+        "cask_start_time_seconds",
+        Kind::Gauge,
+        "When this process began to serve, as Unix time.",
+        started_unix_seconds,
+    );
+    page.family("cask_build_info", Kind::Gauge, "Always 1; the version is in the label.");
+    page.sample("cask_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+
+    for (name, kind, help, value) in engine_metrics(stats) {
+        page.single(name, kind, help, value as f64);
+    }
+
+    page.single(
+        "cask_connections",
+        Kind::Gauge,
+        "Connections open now; at max_connections further ones wait.",
+        requests.connections_open() as f64,
+    );
+    page.single(
+        "cask_connections_total",
+        Kind::Counter,
+        "Connections accepted. A rate near the request rate means clients do not keep them.",
+        requests.connections_total() as f64,
+    );
+    page.single(
+        "cask_requests_in_flight",
+        Kind::Gauge,
+        "Requests being answered now, gRPC and HTTP.",
+        requests.in_flight() as f64,
+    );
+    page.family(
+        "cask_grpc_requests_total",
+        Kind::Counter,
+        "gRPC calls ended, by code. CANCELLED counts calls their clients gave up.",
+    );
+    for (service, method, code, count) in requests.grpc() {
+        page.sample(
+            "cask_grpc_requests_total",
+            &[("service", service), ("method", method), ("code", code)],
+            count as f64,
+        );
+    }
+    page.family("cask_http_requests_total", Kind::Counter, "HTTP requests answered, by status.");
+    for (route, method, code, count) in requests.http() {
+        page.sample("cask_http_requests_total", &[("route", route), ("method", method), ("code", code)], count as f64);
+    }
+    page.text
+}
+
+/// The engine's values by their metrics' names without the prefix.
+pub(super) fn engine_values(stats: &EngineStats) -> impl Iterator<Item = (&'static str, u64)> {
+    engine_metrics(stats).into_iter().map(|(name, _, _, value)| (name.trim_start_matches("cask_"), value))
+}
+
+fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 16] {
+    // Taken apart so that a new counter of the engine cannot be forgotten here.
+    let EngineStats {
+        entry_count,
+        index_memory_bytes,
+        disk_bytes,
+        max_size_bytes,
+        segments_free,
+        segments_total,
+        segments_max,
+        uploads_open,
+        appended_bytes_total,
+        reinserted_bytes_total,
+        reclaimed_segments_total,
+        dropped_records_total,
+        lease_broken_total,
+        uploads_refused_total,
+        corrupt_records_total,
+        quarantined_segments_total,
+    } = *stats;
+    use Kind::{Counter, Gauge};
+    [
+        ("cask_entries", Gauge, "Entries in the index: blobs and action results.", entry_count),
+        ("cask_index_memory_bytes", Gauge, "Memory reserved by the index.", index_memory_bytes),
+        ("cask_disk_bytes", Gauge, "Bytes the store takes on disk; never above cask_max_size_bytes.", disk_bytes),
+        ("cask_max_size_bytes", Gauge, "The limit set by max_size.", max_size_bytes),
+        (
+            "cask_segments_free",
+            Gauge,
+            "Segments ready to be written. Staying at 0 while cask_segments is at cask_segments_max: writes outrun reclaim.",
+            segments_free,
+        ),
+        ("cask_segments", Gauge, "Segments the store has.", segments_total),
+        ("cask_segments_max", Gauge, "Segments the store may have under max_size.", segments_max),
+        ("cask_uploads_open", Gauge, "Uploads the engine is taking in now.", uploads_open),
+        ("cask_appended_bytes_total", Counter, "Bytes of new records written.", appended_bytes_total),
+        (
+            "cask_reinserted_bytes_total",
+            Counter,
+            "Bytes rewritten to keep what is leased or in use. Over a third of cask_appended_bytes_total: raise max_size.",
+            reinserted_bytes_total,
+        ),
+        ("cask_reclaimed_segments_total", Counter, "Segments emptied for reuse.", reclaimed_segments_total),
+        ("cask_dropped_records_total", Counter, "Records evicted.", dropped_records_total),
+        (
+            "cask_lease_broken_total",
+            Counter,
+            "Records evicted before their lease ended (never before its floor). Growing: raise max_size or lower lease.",
+            lease_broken_total,
+        ),
+        (
+            "cask_uploads_refused_total",
+            Counter,
+            "Uploads refused for want of room. Growing: raise max_size or lower lease_floor.",
+            uploads_refused_total,
+        ),
+        (
+            "cask_corrupt_records_total",
+            Counter,
+            "Records found corrupt and treated as missing. Growing: look at the disk.",
+            corrupt_records_total,
+        ),
+        (
+            "cask_quarantined_segments_total",
+            Counter,
+            "Segments set aside after a failed write. Growing: replace the disk.",
+            quarantined_segments_total,
+        ),
+    ]
+}
+
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: Kind, help: &str) {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// Label values are our own names: nothing in them needs escaping.
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        self.text.push_str(name);
+        for (position, (label, text)) in labels.iter().enumerate() {
+            let _ = write!(self.text, "{}{label}=\"{text}\"", if position == 0 { '{' } else { ',' });
+        }
+        let _ = writeln!(self.text, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+
+    fn single(&mut self, name: &str, kind: Kind, help: &str, value: f64) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::{Method, StatusCode};
+
+    use super::super::requests::HttpRoute;
+    use super::*;
+
+    #[test]
+    fn each_sample_stands_under_its_help_and_type_once() {
+        let requests = Arc::new(RequestCounts::new(&[]));
+        requests.count_http(HttpRoute::Cas, &Method::GET, StatusCode::NOT_FOUND);
+        drop(requests.begin_grpc("/nobody/knows"));
+        let stats = EngineStats { disk_bytes: 50 << 30, ..EngineStats::default() };
+        let page = exposition(&stats, &requests, 1_700_000_000.5);
+
+        let mut families = std::collections::HashSet::new();
+        let mut current = "";
+        for line in page.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                current = rest.split_once(' ').expect("a help text").0;
+                assert!(families.insert(current), "{current} twice");
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').expect("a type");
+                assert_eq!(name, current);
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+            } else {
+                let name = line.split(['{', ' ']).next().expect("a name");
+                assert_eq!(name, current);
+            }
+        }
+        for line in [
+            "cask_start_time_seconds 1700000000.5",
+            "cask_disk_bytes 53687091200",
+            r#"cask_grpc_requests_total{service="unknown",method="unknown",code="CANCELLED"} 1"#,
+            r#"cask_http_requests_total{route="cas",method="GET",code="404"} 1"#,
+        ] {
+            assert!(page.lines().any(|found| found == line), "no line {line}");
+        }
+    }
+}

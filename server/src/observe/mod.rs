@@ -1,0 +1,6 @@
+//! What an operator sees: logs, counters, metrics and the plain pages.
+
+pub(crate) mod log;
+pub(crate) mod metrics;
+pub(crate) mod pages;
+pub(crate) mod requests;

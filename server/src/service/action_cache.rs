@@ -1,0 +1,52 @@
+//! `ActionCache`: results of actions, served only while everything they name can be read.
+
+use cask_proto::reapi::action_cache_server::{ActionCache, ActionCacheServer};
+use cask_proto::reapi::{ActionResult, GetActionResultRequest, UpdateActionResultRequest};
+use tonic::{Request, Response, Status};
+
+use super::request;
+use crate::cache::{Cache, InlineOptions};
+use crate::status;
+
+/// The service, with its message limits set.
+pub(crate) fn server(cache: Cache) -> ActionCacheServer<ActionCacheService> {
+    let message_size_bytes_max = cache.limits().message_size_bytes_max;
+    ActionCacheServer::new(ActionCacheService { cache }).max_decoding_message_size(message_size_bytes_max)
+}
+
+pub(crate) struct ActionCacheService {
+    cache: Cache,
+}
+
+#[tonic::async_trait]
+impl ActionCache for ActionCacheService {
+    async fn get_action_result(
+        &self,
+        request: Request<GetActionResultRequest>,
+    ) -> Result<Response<ActionResult>, Status> {
+        let request = request.into_inner();
+        let instance = request::instance(&request.instance_name)?;
+        let rule = request::function_rule(request.digest_function)?;
+        let action = request::digest_field(rule, "action_digest", request.action_digest.as_ref())?;
+        let inline = InlineOptions {
+            stdout: request.inline_stdout,
+            stderr: request.inline_stderr,
+            output_files: request.inline_output_files,
+        };
+        let result = self.cache.get_action_result(instance.as_str(), &action, inline).await.map_err(status::grpc)?;
+        Ok(Response::new(result))
+    }
+
+    async fn update_action_result(
+        &self,
+        request: Request<UpdateActionResultRequest>,
+    ) -> Result<Response<ActionResult>, Status> {
+        let request = request.into_inner();
+        let instance = request::instance(&request.instance_name)?;
+        let rule = request::function_rule(request.digest_function)?;
+        let action = request::digest_field(rule, "action_digest", request.action_digest.as_ref())?;
+        let result = request.action_result.ok_or_else(|| Status::invalid_argument("`action_result` is not set"))?;
+        let stored = self.cache.put_action_result(instance.as_str(), &action, result).await.map_err(status::grpc)?;
+        Ok(Response::new(stored))
+    }
+}

@@ -1,0 +1,73 @@
+//! `google.bytestream.ByteStream`: blobs as streams.
+
+mod write;
+
+use std::pin::Pin;
+
+use cask_proto::bytestream::byte_stream_server::{ByteStream, ByteStreamServer};
+use cask_proto::bytestream::{
+    QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
+};
+use futures_util::{Stream, stream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::request;
+use crate::cache::Cache;
+use crate::status;
+
+/// The service, with its message limits set.
+pub(crate) fn server(cache: Cache) -> ByteStreamServer<ByteStreamService> {
+    let message_size_bytes_max = cache.limits().message_size_bytes_max;
+    ByteStreamServer::new(ByteStreamService { cache }).max_decoding_message_size(message_size_bytes_max)
+}
+
+pub(crate) struct ByteStreamService {
+    cache: Cache,
+}
+
+#[tonic::async_trait]
+impl ByteStream for ByteStreamService {
+    type ReadStream = Pin<Box<dyn Stream<Item = Result<ReadResponse, Status>> + Send + 'static>>;
+
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let request = request.into_inner();
+        let digest = request::read_name(&request.resource_name)?.digest;
+        let offset = u64::try_from(request.read_offset)
+            .ok()
+            .filter(|offset| *offset <= digest.size_bytes())
+            .ok_or_else(|| Status::out_of_range(format!("read_offset {} is not in {digest}", request.read_offset)))?;
+        let limit = match u64::try_from(request.read_limit) {
+            Ok(0) => None,
+            Ok(limit) => Some(limit),
+            Err(_) => return Err(Status::invalid_argument(format!("read_limit {} is negative", request.read_limit))),
+        };
+        let blob = self.cache.read(&digest, offset, limit).await.map_err(status::grpc)?;
+        // Pulled by the transport: a chunk is taken from the store when there is room to send it, so a slow client costs
+        // the two chunks of a `BlobStream` and no task.
+        let responses = stream::try_unfold(blob, |mut blob| async move {
+            let chunk = blob.next_chunk().await.map_err(status::grpc)?;
+            Ok(chunk.map(|data| (ReadResponse { data }, blob)))
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
+        let committed_size = write::receive(&self.cache, request.into_inner()).await?;
+        Ok(Response::new(WriteResponse { committed_size: committed_size as i64 }))
+    }
+
+    async fn query_write_status(
+        &self,
+        request: Request<QueryWriteStatusRequest>,
+    ) -> Result<Response<QueryWriteStatusResponse>, Status> {
+        let name = request::write_name(&request.into_inner().resource_name)?;
+        let response = if self.cache.engine().contains(&name.digest) {
+            QueryWriteStatusResponse { committed_size: name.digest.size_bytes() as i64, complete: true }
+        } else {
+            // Nothing known is zero bytes and not NOT_FOUND, which some clients take for the end of the upload.
+            let committed_size = self.cache.query_upload(&name).unwrap_or(0) as i64;
+            QueryWriteStatusResponse { committed_size, complete: false }
+        };
+        Ok(Response::new(response))
+    }
+}

@@ -1,0 +1,196 @@
+//! `ByteStream.Write`: one blob as a stream of messages.
+//!
+//! ```text
+//! first message -> name, offset -+-> present: OK, full size
+//!                                +-> not 0, not where the upload stands: INVALID_ARGUMENT
+//!                                +-> open or resume the upload
+//! each message ---> name, offset, finish in order? -> data to the upload -> present meanwhile? OK, full size
+//! finish_write ---> verify and store: OK, full size
+//! half-close -----> OK, bytes so far; parked                        cut, silent, displaced ----> error; parked
+//! ```
+//! An upload that ends with an error of its own is gone; one that is cut off waits to be resumed.
+
+use std::time::Duration;
+
+use cask_proto::bytestream::WriteRequest;
+use tonic::{Status, Streaming};
+
+use crate::cache::Cache;
+use crate::service::request;
+use crate::status;
+
+/// How long an answer is held back for the client's half-close after `finish_write`, to see that nothing follows. Clients
+/// send it along with the last message; one that does not gets its answer this much later.
+const HALF_CLOSE_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// Receives one stream; returns the committed size.
+pub(super) async fn receive(cache: &Cache, mut messages: Streaming<WriteRequest>) -> Result<u64, Status> {
+    let idle_max = cache.limits().upload_idle_max;
+    let Some(mut message) = within(idle_max, messages.message()).await? else {
+        return Err(Status::invalid_argument("the stream ended before its first message"));
+    };
+    let mut sequence = Sequence::begin(&message)?;
+    let name = request::write_name(&message.resource_name)?;
+    let digest = name.digest;
+    let Some(mut upload) = cache.start_upload(name, sequence.next_offset).await.map_err(status::grpc)? else {
+        return Ok(digest.size_bytes());
+    };
+    loop {
+        if let Err(fault) = sequence.accept(&message) {
+            upload.end();
+            return Err(fault.into());
+        }
+        upload.write(&message.data).await.map_err(status::grpc)?;
+        if message.finish_write {
+            break;
+        }
+        // Not held while waiting for the next one: it may be large, and its owner silent.
+        drop(message);
+        let next = tokio::select! {
+            next = within(idle_max, messages.message()) => next?,
+            () = upload.give_way() => return Err(Status::aborted("another stream goes on with this upload")),
+        };
+        match next {
+            Some(next) => message = next,
+            None => return Ok(upload.next_offset()),
+        }
+        if cache.engine().contains(&digest) {
+            upload.end();
+            return Ok(digest.size_bytes());
+        }
+    }
+    let stored = async { upload.finish().await.map_err(status::grpc) };
+    let nothing_follows = async {
+        match tokio::time::timeout(HALF_CLOSE_WAIT_MAX, messages.message()).await {
+            Ok(Ok(Some(after))) => sequence.accept(&after).map_err(Status::from),
+            // Half-closed, gone, or in no hurry to be either.
+            Ok(Ok(None) | Err(_)) | Err(_) => Ok(()),
+        }
+    };
+    tokio::try_join!(stored, nothing_follows)?;
+    Ok(digest.size_bytes())
+}
+
+/// The next message, unless the client is silent for too long.
+async fn within(
+    idle_max: Duration,
+    message: impl Future<Output = Result<Option<WriteRequest>, Status>>,
+) -> Result<Option<WriteRequest>, Status> {
+    tokio::time::timeout(idle_max, message).await.unwrap_or_else(|_elapsed| {
+        Err(Status::deadline_exceeded(format!(
+            "no message came for {} s; the upload can be resumed",
+            idle_max.as_secs()
+        )))
+    })
+}
+
+/// Checks that the messages of a stream belong together and follow each other.
+#[derive(Debug)]
+struct Sequence {
+    name: String,
+    next_offset: u64,
+    is_finished: bool,
+}
+
+/// What is wrong with a message's place in its stream. All permanent.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum SequenceFault {
+    #[error("the first message has no resource_name")]
+    NameMissing,
+    #[error("resource_name changed within the stream")]
+    NameChanged,
+    #[error("write_offset {0} is negative")]
+    OffsetNegative(i64),
+    #[error("write_offset is {found}, the next byte belongs at {expected}")]
+    Offset { expected: u64, found: i64 },
+    #[error("a message came after finish_write")]
+    AfterFinish,
+}
+
+impl From<SequenceFault> for Status {
+    fn from(fault: SequenceFault) -> Status {
+        Status::invalid_argument(fault.to_string())
+    }
+}
+
+impl Sequence {
+    /// Takes name and offset from the first message, which still has to be accepted like the others.
+    fn begin(first: &WriteRequest) -> Result<Sequence, SequenceFault> {
+        if first.resource_name.is_empty() {
+            return Err(SequenceFault::NameMissing);
+        }
+        let next_offset =
+            u64::try_from(first.write_offset).map_err(|_| SequenceFault::OffsetNegative(first.write_offset))?;
+        Ok(Sequence { name: first.resource_name.clone(), next_offset, is_finished: false })
+    }
+
+    fn accept(&mut self, message: &WriteRequest) -> Result<(), SequenceFault> {
+        if self.is_finished {
+            return Err(SequenceFault::AfterFinish);
+        }
+        if !message.resource_name.is_empty() && message.resource_name != self.name {
+            return Err(SequenceFault::NameChanged);
+        }
+        if u64::try_from(message.write_offset) != Ok(self.next_offset) {
+            return Err(SequenceFault::Offset { expected: self.next_offset, found: message.write_offset });
+        }
+        self.next_offset += message.data.len() as u64;
+        self.is_finished = message.finish_write;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn message(resource_name: &str, write_offset: i64, length: usize, finish_write: bool) -> WriteRequest {
+        WriteRequest {
+            resource_name: resource_name.to_owned(),
+            write_offset,
+            finish_write,
+            data: Bytes::from(vec![0; length]),
+        }
+    }
+
+    fn check(messages: &[WriteRequest]) -> Result<u64, SequenceFault> {
+        let mut sequence = Sequence::begin(&messages[0])?;
+        for message in messages {
+            sequence.accept(message)?;
+        }
+        Ok(sequence.next_offset)
+    }
+
+    #[test]
+    fn messages_in_order_pass() {
+        for (messages, end) in [
+            (vec![message("n", 0, 5, true)], 5),
+            (vec![message("n", 0, 5, false), message("", 5, 5, false), message("n", 10, 1, true)], 11),
+            (vec![message("n", 7, 5, false), message("", 12, 0, true)], 12),
+            // Keep-alives carry no data and move nothing.
+            (vec![message("n", 0, 0, false), message("", 0, 0, false), message("", 0, 3, true)], 3),
+            (vec![message("n", 0, 0, true)], 0),
+        ] {
+            assert_eq!(check(&messages), Ok(end), "{messages:?}");
+        }
+    }
+
+    #[test]
+    fn messages_out_of_order_are_named() {
+        use SequenceFault::{AfterFinish, NameChanged, NameMissing, Offset, OffsetNegative};
+        for (messages, fault) in [
+            (vec![message("", 0, 5, true)], NameMissing),
+            (vec![message("n", -1, 5, true)], OffsetNegative(-1)),
+            (vec![message("n", 0, 5, false), message("m", 5, 5, true)], NameChanged),
+            (vec![message("n", 0, 5, false), message("", 0, 5, true)], Offset { expected: 5, found: 0 }),
+            (vec![message("n", 0, 5, false), message("", 6, 5, true)], Offset { expected: 5, found: 6 }),
+            (vec![message("n", 0, 5, false), message("", -5, 5, true)], Offset { expected: 5, found: -5 }),
+            (vec![message("n", 0, 5, true), message("", 5, 0, false)], AfterFinish),
+            (vec![message("n", 0, 5, true), message("n", 0, 5, true)], AfterFinish),
+        ] {
+            assert_eq!(check(&messages), Err(fault), "{messages:?}");
+        }
+    }
+}

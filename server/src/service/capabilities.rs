@@ -1,0 +1,79 @@
+//! `Capabilities`: what this server serves, and nothing it does not. The first call of nearly every client.
+
+use cask_proto::InstanceName;
+use cask_proto::reapi::capabilities_server::{Capabilities, CapabilitiesServer};
+use cask_proto::reapi::priority_capabilities::PriorityRange;
+use cask_proto::reapi::{
+    ActionCacheUpdateCapabilities, CacheCapabilities, GetCapabilitiesRequest, PriorityCapabilities, ServerCapabilities,
+    symlink_absolute_path_strategy,
+};
+use cask_proto::semver::SemVer;
+use tonic::{Request, Response, Status};
+
+use crate::cache::{Cache, DIGEST_FUNCTIONS};
+
+pub(crate) fn server(cache: &Cache) -> CapabilitiesServer<CapabilitiesService> {
+    CapabilitiesServer::new(CapabilitiesService {
+        served: served(cache.limits().batch_total_size_bytes_max, cache.engine().blob_size_bytes_max()),
+    })
+}
+
+pub(crate) struct CapabilitiesService {
+    served: ServerCapabilities,
+}
+
+#[tonic::async_trait]
+impl Capabilities for CapabilitiesService {
+    async fn get_capabilities(
+        &self,
+        request: Request<GetCapabilitiesRequest>,
+    ) -> Result<Response<ServerCapabilities>, Status> {
+        // Every well-formed instance is served alike; a malformed one is a permanent fault, so no retriable code.
+        InstanceName::parse(&request.get_ref().instance_name)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Response::new(self.served.clone()))
+    }
+}
+
+fn served(batch_total_size_bytes_max: u64, blob_size_bytes_max: u64) -> ServerCapabilities {
+    let wire_size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    ServerCapabilities {
+        cache_capabilities: Some(CacheCapabilities {
+            digest_functions: DIGEST_FUNCTIONS.iter().map(|function| function.wire_number().into()).collect(),
+            action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
+            // Priorities are accepted and ignored. Bazel fails a build whose nonzero priority is outside every range, so
+            // the range is everything.
+            cache_priority_capabilities: Some(PriorityCapabilities {
+                priorities: vec![PriorityRange { min_priority: i32::MIN, max_priority: i32::MAX }],
+            }),
+            max_batch_total_size_bytes: wire_size(batch_total_size_bytes_max),
+            symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Allowed.into(),
+            max_cas_blob_size_bytes: wire_size(blob_size_bytes_max),
+            // No compressors, no splitting, no splicing: an empty list and unset flags say so.
+            ..CacheCapabilities::default()
+        }),
+        // A cache executes nothing; the message itself must be absent.
+        execution_capabilities: None,
+        deprecated_api_version: None,
+        // Bazel up to 2023 speaks exactly 2.0 and refuses a server whose lowest version is above it.
+        low_api_version: Some(version(2, 0)),
+        // 2.12 is where split and splice come in, which are not served; all this cache does is in 2.11.
+        high_api_version: Some(version(2, 11)),
+    }
+}
+
+fn version(major: i32, minor: i32) -> SemVer {
+    SemVer { major, minor, ..SemVer::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_past_the_wire_is_advertised_as_the_largest() {
+        let cache = served(4096, u64::MAX).cache_capabilities.expect("cache capabilities");
+        assert_eq!(cache.max_batch_total_size_bytes, 4096);
+        assert_eq!(cache.max_cas_blob_size_bytes, i64::MAX);
+    }
+}

@@ -1,0 +1,207 @@
+//! `ContentAddressableStorage`: which blobs are missing, batches of small blobs, directory trees.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use cask_index::Digest;
+use cask_proto::digest::FunctionRule;
+use cask_proto::reapi::content_addressable_storage_server::{
+    ContentAddressableStorage, ContentAddressableStorageServer,
+};
+use cask_proto::reapi::{
+    self, BatchReadBlobsRequest, BatchReadBlobsResponse, BatchUpdateBlobsRequest, BatchUpdateBlobsResponse,
+    FindMissingBlobsRequest, FindMissingBlobsResponse, GetChunkMappingRequest, GetChunkMappingResponse, GetTreeRequest,
+    GetTreeResponse, RegisterChunkMappingRequest, RegisterChunkMappingResponse, SpliceBlobRequest, SpliceBlobResponse,
+    SplitBlobRequest, SplitBlobResponse, batch_read_blobs_response, batch_update_blobs_request,
+    batch_update_blobs_response,
+};
+use cask_proto::{Compressor, rpc};
+use futures_util::{Stream, stream};
+use prost::Message;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::request;
+use super::tree::{Listing, ListingOptions};
+use crate::cache::{Cache, PendingPut};
+use crate::status::{Answer, answer_of};
+
+/// Bytes that one item of a batch answer takes beside its data and its digest: tags, lengths and a short status.
+const ITEM_OVERHEAD_BYTES: usize = 64;
+
+/// The service, with its message limits set.
+pub(crate) fn server(cache: Cache) -> ContentAddressableStorageServer<CasService> {
+    let message_size_bytes_max = cache.limits().message_size_bytes_max;
+    ContentAddressableStorageServer::new(CasService { cache }).max_decoding_message_size(message_size_bytes_max)
+}
+
+pub(crate) struct CasService {
+    cache: Cache,
+}
+
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send + 'static>>;
+
+#[tonic::async_trait]
+impl ContentAddressableStorage for CasService {
+    type GetTreeStream = ResponseStream<GetTreeResponse>;
+    type GetChunkMappingStream = ResponseStream<GetChunkMappingResponse>;
+
+    async fn find_missing_blobs(
+        &self,
+        request: Request<FindMissingBlobsRequest>,
+    ) -> Result<Response<FindMissingBlobsResponse>, Status> {
+        let mut request = request.into_inner();
+        request::instance(&request.instance_name)?;
+        let rule = request::function_rule(request.digest_function)?;
+        let digests =
+            request.blob_digests.iter().map(|wire| request::digest(rule, wire)).collect::<Result<Vec<_>, _>>()?;
+        let mut absent = Vec::new();
+        self.cache.engine().find_missing(&digests, &mut absent);
+        let missing_blob_digests =
+            absent.into_iter().map(|position| std::mem::take(&mut request.blob_digests[position])).collect();
+        Ok(Response::new(FindMissingBlobsResponse { missing_blob_digests }))
+    }
+
+    async fn batch_update_blobs(
+        &self,
+        request: Request<BatchUpdateBlobsRequest>,
+    ) -> Result<Response<BatchUpdateBlobsResponse>, Status> {
+        let request = request.into_inner();
+        request::instance(&request.instance_name)?;
+        let rule = request::function_rule(request.digest_function)?;
+        let sizes = request.requests.iter().map(|item| item.data.len() as u64);
+        self.check_batch_total("carries", sizes)?;
+        // All items are handed over before the first is waited for, so that they share group commits. An item that has to wait for
+        // staging budget waits for items before it at most, which are on their way already.
+        let mut puts = Vec::with_capacity(request.requests.len());
+        for item in request.requests {
+            puts.push((self.begin_item(rule, &item).await, item.digest));
+        }
+        let mut responses = Vec::with_capacity(puts.len());
+        for (put, digest) in puts {
+            let outcome = match put {
+                Ok(put) => put.stored().await.map_err(answer_of),
+                Err(answer) => Err(answer),
+            };
+            let status = outcome.map_or_else(rpc::Status::from, |()| rpc::Status::default());
+            responses.push(batch_update_blobs_response::Response { digest, status: Some(status) });
+        }
+        Ok(Response::new(BatchUpdateBlobsResponse { responses }))
+    }
+
+    async fn batch_read_blobs(
+        &self,
+        request: Request<BatchReadBlobsRequest>,
+    ) -> Result<Response<BatchReadBlobsResponse>, Status> {
+        let request = request.into_inner();
+        request::instance(&request.instance_name)?;
+        let rule = request::function_rule(request.digest_function)?;
+        let digests: Vec<_> = request.digests.iter().map(|wire| request::digest(rule, wire)).collect();
+        let sizes = digests.iter().flatten().map(Digest::size_bytes);
+        self.check_batch_total("asks for", sizes)?;
+        let mut room = self.read_room(&request.digests)?;
+        let mut responses = Vec::with_capacity(digests.len());
+        for (digest, wire) in digests.into_iter().zip(request.digests) {
+            let outcome = match digest {
+                Ok(digest) => self.read_item(&digest, &mut room).await,
+                Err(answer) => Err(answer),
+            };
+            let (data, status) = match outcome {
+                Ok(data) => (data, rpc::Status::default()),
+                Err(answer) => (Bytes::new(), answer.into()),
+            };
+            responses.push(batch_read_blobs_response::Response {
+                digest: Some(wire),
+                data,
+                status: Some(status),
+                compressor: Compressor::Identity.wire_number(),
+            });
+        }
+        Ok(Response::new(BatchReadBlobsResponse { responses }))
+    }
+
+    async fn get_tree(&self, request: Request<GetTreeRequest>) -> Result<Response<Self::GetTreeStream>, Status> {
+        let request = request.into_inner();
+        request::instance(&request.instance_name)?;
+        let rule = request::function_rule(request.digest_function)?;
+        let root = request::digest_field(rule, "root_digest", request.root_digest.as_ref())?;
+        let options = ListingOptions { root, page_size: request.page_size, page_token: request.page_token };
+        let listing = Listing::begin(self.cache.clone(), options).await?;
+        // Pulled by the transport, a page at a time.
+        let pages = stream::try_unfold(listing, |mut listing| async move {
+            let page = listing.next_page().await?;
+            Ok::<_, Status>(page.map(|page| (page, listing)))
+        });
+        Ok(Response::new(Box::pin(pages)))
+    }
+
+    async fn split_blob(&self, _request: Request<SplitBlobRequest>) -> Result<Response<SplitBlobResponse>, Status> {
+        Err(unsupported_chunking())
+    }
+
+    async fn splice_blob(&self, _request: Request<SpliceBlobRequest>) -> Result<Response<SpliceBlobResponse>, Status> {
+        Err(unsupported_chunking())
+    }
+
+    async fn get_chunk_mapping(
+        &self,
+        _request: Request<GetChunkMappingRequest>,
+    ) -> Result<Response<Self::GetChunkMappingStream>, Status> {
+        Err(unsupported_chunking())
+    }
+
+    async fn register_chunk_mapping(
+        &self,
+        _request: Request<Streaming<RegisterChunkMappingRequest>>,
+    ) -> Result<Response<RegisterChunkMappingResponse>, Status> {
+        Err(unsupported_chunking())
+    }
+}
+
+impl CasService {
+    /// Refuses a batch over the advertised limit as a whole.
+    fn check_batch_total(&self, verb: &'static str, sizes: impl Iterator<Item = u64>) -> Result<(), Status> {
+        let limit_bytes = self.cache.limits().batch_total_size_bytes_max;
+        let total_bytes = sizes.fold(0, u64::saturating_add);
+        if total_bytes > limit_bytes {
+            return Err(Status::invalid_argument(format!(
+                "the batch {verb} {total_bytes} bytes, the limit is {limit_bytes}; use ByteStream for large blobs"
+            )));
+        }
+        Ok(())
+    }
+
+    async fn begin_item(
+        &self,
+        rule: FunctionRule,
+        item: &batch_update_blobs_request::Request,
+    ) -> Result<PendingPut, Answer> {
+        let digest = request::digest_field(rule, "digest", item.digest.as_ref())?;
+        request::uncompressed(Compressor::from_wire_number(item.compressor).map_err(answer_of)?)?;
+        self.cache.begin_put(digest, &item.data).await.map_err(answer_of)
+    }
+
+    /// Bytes of data that a batch answer has room for beside the digests and statuses of its items. The advertised limit is on blob
+    /// bytes alone, so a batch of very many tiny blobs can be within it and not fit a message.
+    fn read_room(&self, digests: &[reapi::Digest]) -> Result<usize, Status> {
+        let limits = self.cache.limits();
+        let one_blob_of_the_limit = limits.batch_total_size_bytes_max as usize + 2 * ITEM_OVERHEAD_BYTES;
+        let message_bytes = limits.response_size_bytes_max.max(one_blob_of_the_limit);
+        let overhead_bytes: usize = digests.iter().map(|wire| wire.encoded_len() + ITEM_OVERHEAD_BYTES).sum();
+        message_bytes.checked_sub(overhead_bytes).ok_or_else(|| {
+            Status::invalid_argument(format!("{} digests are too many for one batch; ask for fewer", digests.len()))
+        })
+    }
+
+    async fn read_item(&self, digest: &Digest, room_bytes: &mut usize) -> Result<Bytes, Answer> {
+        if digest.size_bytes() > *room_bytes as u64 {
+            return Err(Answer::exhausted("the answer has no more room; ask for this blob again"));
+        }
+        let data = self.cache.read_whole(digest, *room_bytes as u64).await.map_err(answer_of)?;
+        *room_bytes -= data.len();
+        Ok(data)
+    }
+}
+
+fn unsupported_chunking() -> Status {
+    Status::unimplemented("blobs are not split or spliced by this server; its capabilities say so")
+}

@@ -1,0 +1,72 @@
+//! The gRPC services, a file each, and their assembly into routes.
+
+pub(crate) mod action_cache;
+pub(crate) mod byte_stream;
+pub(crate) mod capabilities;
+pub(crate) mod cas;
+pub(crate) mod health;
+mod request;
+mod tree;
+
+use std::convert::Infallible;
+
+use http::{Request, Response};
+use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tower::Service;
+
+use self::health::Readiness;
+use crate::cache::Cache;
+
+/// What reflection hands out: the packages of the cache and of health. (Reflection adds its own.)
+pub(crate) const FILE_DESCRIPTOR_SETS: [&[u8]; 2] =
+    [cask_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
+
+/// Every service this server has, by path.
+pub(crate) fn routes(cache: &Cache, readiness: watch::Receiver<Readiness>) -> Routes {
+    let mut assembly = Assembly::default();
+    assembly.add(capabilities::server(cache));
+    assembly.add(cas::server(cache.clone()));
+    assembly.add(byte_stream::server(cache.clone()));
+    assembly.add(action_cache::server(cache.clone()));
+    assembly.add(health::server(readiness, assembly.names.clone()));
+
+    // Only what is served is listed: the descriptor sets know more services than this server has.
+    let mut reflection =
+        (tonic_reflection::server::Builder::configure(), tonic_reflection::server::Builder::configure());
+    for set in FILE_DESCRIPTOR_SETS {
+        reflection.0 = reflection.0.register_encoded_file_descriptor_set(set);
+        reflection.1 = reflection.1.register_encoded_file_descriptor_set(set);
+    }
+    for name in assembly.names.iter().copied().chain(REFLECTION_NAMES) {
+        reflection.0 = reflection.0.with_service_name(name);
+        reflection.1 = reflection.1.with_service_name(name);
+    }
+    let well_formed = "descriptor sets from our own build are well-formed";
+    assembly.add(reflection.0.build_v1().expect(well_formed));
+    assembly.add(reflection.1.build_v1alpha().expect(well_formed));
+    assembly.routes.prepare()
+}
+
+const REFLECTION_NAMES: [&str; 2] = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+
+/// Routes and the full names of the services behind them.
+#[derive(Default)]
+struct Assembly {
+    routes: Routes,
+    names: Vec<&'static str>,
+}
+
+impl Assembly {
+    fn add<S>(&mut self, server: S)
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+        S: NamedService + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        self.routes = std::mem::take(&mut self.routes).add_service(server);
+        self.names.push(S::NAME);
+    }
+}

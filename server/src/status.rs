@@ -1,0 +1,190 @@
+//! The one table from engine errors to gRPC status and HTTP code.
+//!
+//! Clients retry `UNAVAILABLE`, `RESOURCE_EXHAUSTED`, `ABORTED`, `INTERNAL` and `UNKNOWN`, so a fault that trying again cannot mend never
+//! gets one of these.
+
+use std::time::Duration;
+
+use cask_engine::EngineError;
+use cask_proto::{WireError, rpc};
+use http::StatusCode;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::cache::{ActionError, StartError};
+
+/// What a client is told about an error, on either protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) grpc: Code,
+    pub(crate) http: StatusCode,
+    /// When to try again: `RetryInfo` on gRPC, `Retry-After` (in seconds, rounded up) on HTTP.
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) message: String,
+}
+
+impl From<&EngineError> for Answer {
+    fn from(error: &EngineError) -> Answer {
+        let (grpc, http, retry_after) = match error {
+            EngineError::NotFound => (Code::NotFound, StatusCode::NOT_FOUND, None),
+            EngineError::Mismatch { .. } | EngineError::UnsupportedFunction(_) => {
+                (Code::InvalidArgument, StatusCode::BAD_REQUEST, None)
+            }
+            EngineError::TooLarge { .. } => (Code::InvalidArgument, StatusCode::PAYLOAD_TOO_LARGE, None),
+            EngineError::Full { retry_after, .. } => {
+                (Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE, Some(*retry_after))
+            }
+            // Nothing mends it: the bytes are gone, and a reader that has part of them must start from another source.
+            EngineError::DataLoss(_) => (Code::DataLoss, StatusCode::INTERNAL_SERVER_ERROR, None),
+            // The engine quarantines the range that failed, so the next attempt goes to another: worth a retry.
+            EngineError::Storage(_) | EngineError::Closed => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, None),
+        };
+        Answer { grpc, http, retry_after, message: error.to_string() }
+    }
+}
+
+impl From<&ActionError> for Answer {
+    fn from(error: &ActionError) -> Answer {
+        match error {
+            ActionError::Invalid(_) => Answer::invalid(error.to_string()),
+            ActionError::Engine(error) => error.into(),
+        }
+    }
+}
+
+impl From<&StartError> for Answer {
+    fn from(error: &StartError) -> Answer {
+        match error {
+            StartError::Offset { .. } => Answer::invalid(error.to_string()),
+            // The other stream ends sooner or later, so this is worth a retry.
+            StartError::Busy => Answer {
+                grpc: Code::Aborted,
+                http: StatusCode::CONFLICT,
+                retry_after: None,
+                message: error.to_string(),
+            },
+            StartError::Engine(error) => error.into(),
+        }
+    }
+}
+
+impl From<&WireError> for Answer {
+    fn from(error: &WireError) -> Answer {
+        Answer::invalid(error.to_string())
+    }
+}
+
+impl Answer {
+    /// The request is right and part of it did not fit now.
+    pub(crate) fn exhausted(message: impl Into<String>) -> Answer {
+        Answer {
+            grpc: Code::ResourceExhausted,
+            http: StatusCode::SERVICE_UNAVAILABLE,
+            retry_after: None,
+            message: message.into(),
+        }
+    }
+
+    /// The request is right but asks for what this server or the state of its blobs does not allow, and trying again does not help.
+    pub(crate) fn precondition(message: impl Into<String>) -> Answer {
+        Answer {
+            grpc: Code::FailedPrecondition,
+            http: StatusCode::CONFLICT,
+            retry_after: None,
+            message: message.into(),
+        }
+    }
+
+    /// The request is wrong and will be wrong when it is sent again.
+    pub(crate) fn invalid(message: impl Into<String>) -> Answer {
+        Answer {
+            grpc: Code::InvalidArgument,
+            http: StatusCode::BAD_REQUEST,
+            retry_after: None,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<Answer> for Status {
+    fn from(answer: Answer) -> Status {
+        match answer.retry_after {
+            Some(delay) => {
+                Status::with_error_details(answer.grpc, answer.message, ErrorDetails::with_retry_info(Some(delay)))
+            }
+            None => Status::new(answer.grpc, answer.message),
+        }
+    }
+}
+
+/// What is said about an error, for `map_err`, which hands it over by value.
+#[expect(clippy::needless_pass_by_value)]
+pub(crate) fn answer_of<E>(error: E) -> Answer
+where
+    for<'a> Answer: From<&'a E>,
+{
+    Answer::from(&error)
+}
+
+/// The gRPC status of an error, for `map_err`.
+pub(crate) fn grpc<E>(error: E) -> Status
+where
+    for<'a> Answer: From<&'a E>,
+{
+    answer_of(error).into()
+}
+
+/// The status of one item of a batch, whose call itself succeeds.
+impl From<Answer> for rpc::Status {
+    fn from(answer: Answer) -> rpc::Status {
+        rpc::Status { code: answer.grpc as i32, message: answer.message, details: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cask_index::DigestFunction;
+
+    use super::*;
+
+    #[test]
+    fn every_error_has_its_place_in_the_table() {
+        let digest = DigestFunction::Sha256.empty_blob();
+        let retry_after = Duration::from_millis(1500);
+        let mismatch = EngineError::Mismatch { expected: digest, found: "other".to_owned() };
+        let full = EngineError::Full { retry_after, advice: "raise max_size".to_owned() };
+        for (error, grpc, http, retry) in [
+            (EngineError::NotFound, Code::NotFound, 404, None),
+            (mismatch, Code::InvalidArgument, 400, None),
+            (EngineError::TooLarge { size_bytes: 2, limit_bytes: 1 }, Code::InvalidArgument, 413, None),
+            (EngineError::UnsupportedFunction(DigestFunction::Md5), Code::InvalidArgument, 400, None),
+            (full, Code::ResourceExhausted, 507, Some(retry_after)),
+            (EngineError::DataLoss(digest), Code::DataLoss, 500, None),
+            (EngineError::Storage("EIO".to_owned()), Code::Unavailable, 503, None),
+            (EngineError::Closed, Code::Unavailable, 503, None),
+        ] {
+            let answer = Answer::from(&error);
+            assert_eq!((answer.grpc, answer.http.as_u16(), answer.retry_after), (grpc, http, retry), "{error}");
+            let status = super::grpc(error);
+            assert_eq!(status.code(), grpc);
+            assert_eq!(status.get_details_retry_info().and_then(|info| info.retry_delay), retry);
+        }
+    }
+
+    #[test]
+    fn only_what_a_retry_can_mend_has_a_code_that_clients_retry() {
+        let digest = DigestFunction::Sha256.empty_blob();
+        let retried = [Code::Unavailable, Code::ResourceExhausted, Code::Aborted, Code::Internal, Code::Unknown];
+        for permanent in [
+            Answer::from(&EngineError::NotFound),
+            Answer::from(&EngineError::TooLarge { size_bytes: 2, limit_bytes: 1 }),
+            Answer::from(&EngineError::UnsupportedFunction(DigestFunction::Md5)),
+            Answer::from(&EngineError::DataLoss(digest)),
+            Answer::from(&ActionError::Invalid("reason".to_owned())),
+            Answer::from(&StartError::Offset { offset: 1, received_bytes: 0 }),
+            Answer::from(&WireError::DigestUnset("digest")),
+        ] {
+            assert!(!retried.contains(&permanent.grpc), "{permanent:?}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! One connection: HTTP/1.1 or HTTP/2 without TLS, told apart by its first bytes, served until it ends or is drained.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::dispatch::Dispatch;
+use super::listen::Stream;
+
+/// A connection that has not made a request by then is closed: whoever opens connections without using them takes places
+/// from those who build.
+const FIRST_REQUEST_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long an HTTP/1 client may take over a request's head, which includes how long it may keep an idle connection.
+const HEADER_WAIT_MAX: Duration = Duration::from_secs(75);
+
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+/// Generous: Bazel opens a stream a blob. Their bytes are bounded by the connection's window and the cache's budgets.
+const CONCURRENT_STREAMS_MAX: u32 = 4096;
+const HEADER_LIST_BYTES_MAX: u32 = 64 << 10;
+const SEND_BUFFER_BYTES_MAX: usize = 1 << 20;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// h2 counts, over a connection's whole life, frames that come for a stream it has reset, and ends the connection at the
+/// limit (by default 1024). A write that is answered early because its blob is present is such a reset, and its client's
+/// frames on the way are innocent, so a long build would reach the default. Still a bound: each costs the peer a frame.
+const LATE_FRAMES_MAX: usize = 1 << 18;
+
+/// How every connection is spoken with; made once.
+#[derive(Clone)]
+pub(super) struct Protocol {
+    builder: Arc<Builder<TokioExecutor>>,
+}
+
+impl Protocol {
+    pub(super) fn new() -> Self {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_WAIT_MAX);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
+            .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+            .max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+            .max_local_error_reset_streams(LATE_FRAMES_MAX)
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+        Self { builder: Arc::new(builder) }
+    }
+
+    /// Serves a connection to its end. When `draining` is cancelled, what is being answered is answered, nothing new is
+    /// taken (GOAWAY, or `Connection: close`), and the connection ends.
+    pub(super) async fn serve(&self, stream: Stream, dispatch: Dispatch, draining: CancellationToken) {
+        match stream {
+            Stream::Tcp(stream) => self.serve_stream(stream, dispatch, draining).await,
+            Stream::Unix(stream) => self.serve_stream(stream, dispatch, draining).await,
+        }
+    }
+
+    async fn serve_stream<S>(&self, stream: S, dispatch: Dispatch, draining: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let heard = Arc::new(AtomicBool::new(false));
+        let service = service_fn({
+            let heard = Arc::clone(&heard);
+            move |request: http::Request<Incoming>| {
+                heard.store(true, Relaxed);
+                dispatch.clone().answer(request)
+            }
+        });
+        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+
+        let outcome = tokio::select! {
+            outcome = connection.as_mut() => outcome,
+            () = draining.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = silence(&heard) => return,
+        };
+        if let Err(error) = outcome {
+            // Clients vanish; this is their ordinary way to.
+            tracing::debug!(event = "connection.ended", error = %error, "a connection broke off");
+        }
+    }
+}
+
+/// Ends when the first request is overdue; never once there was one.
+async fn silence(heard: &AtomicBool) {
+    tokio::time::sleep(FIRST_REQUEST_WAIT_MAX).await;
+    if heard.load(Relaxed) {
+        std::future::pending().await
+    }
+}

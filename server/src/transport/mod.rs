@@ -1,0 +1,6 @@
+//! Sockets to requests: listen, accept, serve a connection, drain. Knows HTTP, not what the requests mean.
+
+mod connection;
+pub(crate) mod dispatch;
+pub(crate) mod listen;
+pub(crate) mod server;

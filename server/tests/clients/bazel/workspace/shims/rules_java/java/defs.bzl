@@ -1,0 +1,9 @@
+"""The native Java rules under the names that Bazel's embedded tools load; nothing here builds Java."""
+
+java_binary = native.java_binary
+java_import = native.java_import
+java_library = native.java_library
+java_package_configuration = native.java_package_configuration
+java_plugin = native.java_plugin
+java_runtime = native.java_runtime
+java_toolchain = native.java_toolchain

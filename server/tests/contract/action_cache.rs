@@ -97,7 +97,7 @@ async fn i02_a_result_survives_kill_and_restart() {
     server.kill_and_restart();
     let cache = Cache::connect(&server).await;
     assert_eq!(cache.get_action(&action(20)).await.expect("GetActionResult"), put);
-    server.stop();
+    server = server.stop().await;
     server.start_again();
     let cache = Cache::connect(&server).await;
     assert_eq!(cache.get_action(&action(20)).await.expect("GetActionResult"), put);

@@ -210,7 +210,7 @@ async fn b13_a_blob_damaged_on_disk_is_missing_and_nothing_else_is() {
             neighbours.push((cache.store(&bytes(seed, 70_000)).await, bytes(seed, 70_000)));
         }
         let (victim, data) = neighbours.remove(2);
-        server.stop();
+        server = server.stop().await;
         assert!(damage::flip_a_bit(&server, &data, at) > 0, "the blob's bytes are in a segment");
         server.start_again();
 
@@ -234,7 +234,7 @@ async fn b13_damage_is_never_served_by_a_batch_or_over_a_long_blob() {
     let (long, long_data) = blob(136, 3_500_000);
     cache.upload(&long, &long_data).await.expect("Write");
     let small = cache.store(&bytes(137, 5_000)).await;
-    server.stop();
+    server = server.stop().await;
     // The end of the long blob lies in another part than its beginning.
     let tail = &long_data[3 * 1024 * 1024..];
     assert!(damage::flip_a_bit(&server, tail, 4_321) > 0, "the blob's last part is in a segment");

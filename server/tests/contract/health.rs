@@ -8,10 +8,11 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::start;
 use crate::support::blob::blob;
 use crate::support::grpc::{Cache, assert_code, piece};
+use crate::support::process::Options;
 use crate::support::within;
+use crate::{start, start_with};
 
 const SERVICES: [&str; 4] = [
     "build.bazel.remote.execution.v2.Capabilities",
@@ -95,7 +96,8 @@ async fn l12_draining_is_not_serving() {
 /// SIGTERM ends a server that holds nothing but an idle connection and a write that never goes on.
 #[tokio::test]
 async fn l12_draining_ends_whatever_clients_do() {
-    let (server, cache) = start().await;
+    let options = Options { drain_timeout: Some("1s".to_owned()), ..Options::default() };
+    let (server, cache) = start_with(options).await;
     let (digest, data) = blob(13, 2000);
     let mut call = cache.open_write();
     let name = cache.write_name(&digest);

@@ -296,7 +296,7 @@ async fn fault_40_strange_files_and_a_smaller_limit_do_not_stop_a_start() {
         cache.upload(&digest, &data).await.expect("Write");
         stored.push((digest, data));
     }
-    server.stop();
+    server = server.stop().await;
     fs::create_dir(server.store().join("lost+found")).expect("a folder");
     fs::write(server.store().join("notes.txt"), "somebody's").expect("a file");
     fs::write(server.store().join("segments").join(".nfs0001"), "left over").expect("a file");
@@ -305,7 +305,7 @@ async fn fault_40_strange_files_and_a_smaller_limit_do_not_stop_a_start() {
     for (digest, data) in &stored {
         assert!(cache.read(digest).await.expect("Read") == *data);
     }
-    server.stop();
+    server = server.stop().await;
 
     server.set_max_size("128MiB");
     server.start_again();
@@ -313,7 +313,7 @@ async fn fault_40_strange_files_and_a_smaller_limit_do_not_stop_a_start() {
     for (digest, data) in &stored {
         assert_right_or_gone(&cache.read(digest).await, data, "after the limit was lowered");
     }
-    server.stop();
+    server = server.stop().await;
     server.set_max_size("512MiB");
     server.start_again();
     let cache = Cache::connect(&server).await;

@@ -209,7 +209,7 @@ async fn kill_storm() {
         }
     }
 
-    server.stop();
+    server = server.stop().await;
     server.start_again();
     let cache = Cache::connect(&server).await;
     for &item in &kept {

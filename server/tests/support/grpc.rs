@@ -40,7 +40,12 @@ pub(crate) struct Cache {
 impl Cache {
     /// Connects under the empty instance name.
     pub(crate) async fn connect(server: &Server) -> Self {
-        Self { channel: connect(server.address()).await, instance: String::new() }
+        Self::connect_with_window(server, 1024 * 1024).await
+    }
+
+    /// As `connect`, with another flow-control window for each stream: what may be under way unread.
+    pub(crate) async fn connect_with_window(server: &Server, stream_window_bytes: u32) -> Self {
+        Self { channel: connect(server.address(), stream_window_bytes).await, instance: String::new() }
     }
 
     /// The same connection under another instance name.
@@ -312,11 +317,11 @@ impl Drop for OpenWrite {
     }
 }
 
-async fn connect(address: SocketAddr) -> Channel {
+async fn connect(address: SocketAddr, stream_window_bytes: u32) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .expect("an address makes an endpoint")
         .timeout(HANG_GUARD)
-        .initial_stream_window_size(1024 * 1024)
+        .initial_stream_window_size(stream_window_bytes)
         .initial_connection_window_size(4 * 1024 * 1024);
     endpoint.connect().await.expect("the server takes a connection")
 }

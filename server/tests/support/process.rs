@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -28,18 +28,25 @@ pub(crate) struct Options {
     pub(crate) max_size: String,
     pub(crate) lease: Option<String>,
     pub(crate) lease_floor: Option<String>,
+    /// How long a stopping server waits for its clients.
+    pub(crate) drain_timeout: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_size: "256MiB".to_owned(), lease: None, lease_floor: None }
+        Self { max_size: "256MiB".to_owned(), lease: None, lease_floor: None, drain_timeout: None }
     }
 }
 
 impl Options {
     /// A plain cache of this size: no lease holds anything.
     pub(crate) fn without_leases(max_size: &str) -> Self {
-        Self { max_size: max_size.to_owned(), lease: Some("0s".to_owned()), lease_floor: Some("0s".to_owned()) }
+        Self {
+            max_size: max_size.to_owned(),
+            lease: Some("0s".to_owned()),
+            lease_floor: Some("0s".to_owned()),
+            ..Self::default()
+        }
     }
 
     pub(crate) fn with_max_size(max_size: &str) -> Self {
@@ -120,30 +127,58 @@ impl Server {
 
     /// Runs a second process over the same folder to its end: its exit status and all it printed.
     pub(crate) fn run_another(&self) -> (ExitStatus, String) {
-        let output = self.command().output().expect("the server's binary starts");
-        let printed = [output.stdout, output.stderr].concat();
-        (output.status, String::from_utf8_lossy(&printed).into_owned())
+        let mut child = self.command().spawn().expect("the server's binary starts");
+        let log = Log::default();
+        let (ready, ready_receiver) = mpsc::channel();
+        let stderr = keep_lines(child.stderr.take().expect("a piped stderr"), log.clone(), |_| {});
+        let stdout = keep_lines(child.stdout.take().expect("a piped stdout"), log.clone(), move |line| {
+            if line.starts_with(LISTENING) {
+                // The receiver is gone only where the test has failed already.
+                let _ = ready.send(());
+            }
+        });
+        // Either it ends, which closes its output, or it serves, which it must not.
+        let serves = ready_receiver.recv_timeout(HANG_GUARD).is_ok();
+        if serves {
+            child.kill().expect("the process runs");
+        }
+        let status = child.wait().expect("the process can be waited for");
+        stdout.join().expect("reading lines does not panic");
+        stderr.join().expect("reading lines does not panic");
+        assert!(!serves, "a second server serves the same folder:\n{}", log.text());
+        (status, log.text())
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cask"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--max-size", &self.options.max_size]);
         command.arg("--dir").arg(self.store());
-        if let Some(lease) = &self.options.lease {
-            command.args(["--lease", lease]);
+        for (flag, value) in [
+            ("--lease", &self.options.lease),
+            ("--lease-floor", &self.options.lease_floor),
+            ("--drain-timeout", &self.options.drain_timeout),
+        ] {
+            if let Some(value) = value {
+                command.args([flag, value]);
+            }
         }
-        if let Some(lease_floor) = &self.options.lease_floor {
-            command.args(["--lease-floor", lease_floor]);
+        // What the developer has set for servers of their own is not for this one.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CASK_") {
+                command.env_remove(name);
+            }
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    /// SIGTERM, then waits for the end, which must be a clean one.
-    pub(crate) fn stop(&mut self) {
+    /// SIGTERM, then waits for the end, which must be a clean one. The clients of this task go on meanwhile: a server
+    /// lets go of a connection when the other side has heard that it shall.
+    pub(crate) async fn stop(self) -> Self {
         self.terminate();
-        let status = self.wait();
-        assert!(status.success(), "after SIGTERM the server ended with {status}:\n{}", self.log.text());
+        let (status, server) = self.ended().await;
+        assert!(status.success(), "after SIGTERM the server ended with {status}:\n{}", server.log.text());
+        server
     }
 
     /// Sends SIGTERM and returns at once.
@@ -238,14 +273,14 @@ impl Drop for Server {
 }
 
 /// Reads `pipe` to its end on a thread of its own, so that the process never blocks on a full pipe.
-fn keep_lines(pipe: impl Read + Send + 'static, log: Log, on_line: impl Fn(&str) + Send + 'static) {
+fn keep_lines(pipe: impl Read + Send + 'static, log: Log, on_line: impl Fn(&str) + Send + 'static) -> JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(pipe).lines() {
             let Ok(line) = line else { return };
             on_line(&line);
             log.push(line);
         }
-    });
+    })
 }
 
 /// What a folder takes on the disk, its subfolders included.

@@ -43,7 +43,7 @@ fn fill_and_die(folder: &Path, count: u64) -> ExitCode {
 
 fn measure(count: u64) -> ExitCode {
     let index_bytes = index_bytes(count);
-    println!("{:<42} {:>14}   {}", "", "measured", "target");
+    println!("{:<42} {:>14}   target", "", "measured");
     let per_entry = index_bytes as f64 / count as f64;
     println!(
         "{:<42} {:>11.1} MB   < {} MB ({per_entry:.1} B an entry)",

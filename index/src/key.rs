@@ -82,10 +82,17 @@ impl Key {
     pub(crate) fn second_selector(self) -> Selector {
         Selector((self.0 >> (Selector::FIRST_AT + Selector::BITS)) as u64)
     }
+
+    /// Selects the key's two buckets in its shard's stash, as a fraction of 2^64: from the selectors' bits alone (a
+    /// fingerprint must not be predictable from where it stands), stirred so that the keys of one crowded bucket part.
+    #[inline]
+    pub(crate) fn stash_fraction(self) -> u64 {
+        ((self.0 >> Selector::FIRST_AT) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 /// 57 bits of a key, never 0: what a slot is recognised by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fingerprint(u64);
 
 impl Fingerprint {
@@ -130,7 +137,7 @@ impl Selector {
 
 /// Whole part and fraction of `fraction / 2^64 * count`.
 #[inline]
-fn scale(fraction: u64, count: usize) -> (usize, u64) {
+pub(crate) fn scale(fraction: u64, count: usize) -> (usize, u64) {
     let product = u128::from(fraction) * count as u128;
     ((product >> u64::BITS) as usize, product as u64)
 }

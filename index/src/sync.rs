@@ -2,10 +2,10 @@
 //! `--cfg loom` so that every interleaving can be explored. Nothing else in the crate names either.
 
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
 
 /// A lock around nothing: it only says who may write.
 pub(crate) struct WriterLock {

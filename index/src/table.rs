@@ -56,6 +56,7 @@ pub struct Table {
     locations: Lines,
     shards: Box<[Shard]>,
     buckets_per_shard: usize,
+    stash_buckets_per_shard: usize,
 }
 
 #[repr(align(64))]
@@ -74,13 +75,13 @@ const SHARD_COUNT_MAX: usize = 256;
 /// What selectors can tell apart.
 const BUCKET_COUNT_MAX: u64 = 1 << Selector::BITS;
 
-/// The places of a key. `second` is never `first`; both are buckets of `shard`.
-#[derive(Clone, Copy)]
+/// The places of a key: two buckets of `shard` that differ, and two of its stash.
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Places {
     fingerprint: Fingerprint,
     shard: usize,
-    first: usize,
-    second: usize,
+    buckets: (usize, usize),
+    stash_fraction: u64,
 }
 
 /// A slot by number.
@@ -103,19 +104,16 @@ impl Table {
         let bucket_count = bucket_count as usize;
         let shard_count = (bucket_count / BUCKETS_PER_SHARD_MIN).clamp(1, SHARD_COUNT_MAX);
         let buckets_per_shard = bucket_count.div_ceil(shard_count);
-        let bucket_count = shard_count * buckets_per_shard;
+        let stash_buckets_per_shard = stash::bucket_count(buckets_per_shard);
 
-        let line_count = bucket_count + shard_count * stash::BUCKETS;
-        let shard = |index: usize| Shard {
-            writer: WriterLock::new(),
-            entry_count: AtomicU64::new(0),
-            stash: Stash::new(bucket_count + index * stash::BUCKETS),
-        };
+        let line_count = shard_count * (buckets_per_shard + stash_buckets_per_shard);
+        let shard = || Shard { writer: WriterLock::new(), entry_count: AtomicU64::new(0), stash: Stash::new() };
         Ok(Table {
             fingerprints: Lines::new(line_count)?,
             locations: Lines::new(line_count)?,
-            shards: (0..shard_count).map(shard).collect(),
+            shards: (0..shard_count).map(|_| shard()).collect(),
             buckets_per_shard,
+            stash_buckets_per_shard,
         })
     }
 
@@ -125,23 +123,23 @@ impl Table {
     #[inline]
     pub fn get(&self, key: Key) -> Option<Found> {
         let places = self.places(key);
-        self.prefetch(places);
-        self.slot(self.find(places)?).get(places.fingerprint)
+        self.prefetch_buckets(&places);
+        self.slot(self.find(&places)?).get(places.fingerprint)
     }
 
     /// Stores where the key's record stands, over what was stored before. Not when both buckets and the stash are full.
     pub fn insert(&self, key: Key, location: Location, touched: TouchEpoch) -> Result<Inserted, TableFull> {
         let places = self.places(key);
-        self.prefetch(places);
+        self.prefetch_buckets(&places);
         let shard = &self.shards[places.shard];
         let _writer = shard.writer.lock();
-        if let Some(index) = self.find(places) {
+        if let Some(index) = self.find(&places) {
             return Ok(Inserted::Replaced(self.slot(index).replace(places.fingerprint, location, touched)));
         }
-        let index = self.empty_slot(places).ok_or(TableFull)?;
+        let index = self.empty_slot(&places).ok_or(TableFull)?;
         self.slot(index).publish(places.fingerprint, location, touched);
         shard.entry_count.fetch_add(1, Ordering::Relaxed);
-        if shard.stash.holds_bucket(index.bucket) {
+        if self.is_stash_bucket(index.bucket) {
             shard.stash.entry_added();
         }
         Ok(Inserted::New)
@@ -152,7 +150,7 @@ impl Table {
     pub fn relocate(&self, key: Key, from: Location, to: Location) -> bool {
         let places = self.places(key);
         let _writer = self.shards[places.shard].writer.lock();
-        self.find(places).is_some_and(|index| self.slot(index).relocate(from, to))
+        self.find(&places).is_some_and(|index| self.slot(index).relocate(from, to))
     }
 
     /// Removes the entry if it is still at `location`.
@@ -173,8 +171,9 @@ impl Table {
     /// the record. Touches nothing.
     pub fn for_each_of_hash(&self, key: Key, mut each: impl FnMut(Location)) {
         let places = self.places(key);
-        let buckets = [places.first, places.second].into_iter().chain(self.shards[places.shard].stash.buckets_in_use());
-        for bucket in buckets {
+        let (first, second) = places.buckets;
+        let (third, fourth) = self.stash_buckets(&places);
+        for bucket in [first, second, third, fourth] {
             let slots = bucket::slots_with_hash_of(&self.fingerprints[bucket], places.fingerprint);
             for slot in (0..SLOTS).filter(|slot| slots >> slot & 1 == 1) {
                 each(Location::from_word(self.locations[bucket].words[slot].load(Ordering::Acquire)));
@@ -186,11 +185,11 @@ impl Table {
         let places = self.places(key);
         let shard = &self.shards[places.shard];
         let _writer = shard.writer.lock();
-        let Some(index) = self.find(places) else { return false };
+        let Some(index) = self.find(&places) else { return false };
         let removed = remove(self.slot(index), places.fingerprint);
         if removed {
             shard.entry_count.fetch_sub(1, Ordering::Relaxed);
-            if shard.stash.holds_bucket(index.bucket) {
+            if self.is_stash_bucket(index.bucket) {
                 shard.stash.entry_removed();
             }
         }
@@ -201,8 +200,8 @@ impl Table {
     #[inline]
     pub fn touch(&self, key: Key, epoch: TouchEpoch) -> bool {
         let places = self.places(key);
-        self.prefetch(places);
-        self.touch_at(places, epoch)
+        self.prefetch_buckets(&places);
+        self.touch_in_buckets(&places, epoch) || self.touch_in_stash(&places, epoch)
     }
 
     /// Sets every entry older than [`EpochLength::AGE_PERIODS_MAX`] to OLD; to be run at least every 8 periods. Takes no
@@ -219,8 +218,10 @@ impl Table {
                 continue;
             }
             let first = index * self.buckets_per_shard;
-            let buckets = (first..first + self.buckets_per_shard).chain(shard.stash.buckets_in_use());
-            buckets.for_each(|bucket| bucket::sweep(&self.fingerprints[bucket], StaleEpochs(stale)));
+            let buckets = &self.fingerprints[first..first + self.buckets_per_shard];
+            let stash = &self.fingerprints[self.stash_first_bucket(index)..][..self.stash_buckets_per_shard];
+            let stash = if shard.stash.is_empty() { &[] } else { stash };
+            buckets.iter().chain(stash).for_each(|line| bucket::sweep(line, StaleEpochs(stale)));
         }
     }
 
@@ -231,7 +232,7 @@ impl Table {
 
     /// Entries that stand in a stash: more than a few say that the table is too small.
     pub fn stash_entry_count(&self) -> u64 {
-        self.shards.iter().map(|shard| u64::from(shard.stash.entry_count())).sum()
+        self.shards.iter().map(|shard| shard.stash.entry_count()).sum()
     }
 
     /// Slots of the buckets; the stashes come on top.
@@ -241,7 +242,7 @@ impl Table {
 
     /// Slots of the stashes.
     pub fn stash_slot_count(&self) -> u64 {
-        (self.shards.len() * stash::BUCKETS * SLOTS) as u64
+        (self.shards.len() * self.stash_buckets_per_shard * SLOTS) as u64
     }
 
     /// Bytes reserved (virtual), all in.
@@ -253,51 +254,104 @@ impl Table {
     #[inline]
     pub(crate) fn places(&self, key: Key) -> Places {
         let (shard, first) = key.first_selector().scale_twice(self.shards.len(), self.buckets_per_shard);
-        let mut second = key.second_selector().scale(self.buckets_per_shard);
-        if second == first {
-            second = if first == 0 { 1 } else { first - 1 };
-        }
+        let second = stash::other_than(first, key.second_selector().scale(self.buckets_per_shard));
         let shard_first = shard * self.buckets_per_shard;
-        Places { fingerprint: key.fingerprint(), shard, first: shard_first + first, second: shard_first + second }
+        Places {
+            fingerprint: key.fingerprint(),
+            shard,
+            buckets: (shard_first + first, shard_first + second),
+            stash_fraction: key.stash_fraction(),
+        }
+    }
+
+    #[inline]
+    fn stash_buckets(&self, places: &Places) -> (usize, usize) {
+        let (first, second) = stash::buckets_of(places.stash_fraction, self.stash_buckets_per_shard);
+        let stash_first = self.stash_first_bucket(places.shard);
+        (stash_first + first, stash_first + second)
+    }
+
+    /// Stashes lie behind all buckets of all shards.
+    fn stash_first_bucket(&self, shard: usize) -> usize {
+        self.shards.len() * self.buckets_per_shard + shard * self.stash_buckets_per_shard
+    }
+
+    fn is_stash_bucket(&self, bucket: usize) -> bool {
+        bucket >= self.shards.len() * self.buckets_per_shard
     }
 
     /// Fetches the fingerprint lines of a key that is about to be looked up.
     #[inline]
-    pub(crate) fn prefetch(&self, places: Places) {
-        self.fingerprints.prefetch(places.first);
-        self.fingerprints.prefetch(places.second);
+    pub(crate) fn prefetch_buckets(&self, places: &Places) {
+        self.fingerprints.prefetch(places.buckets.0);
+        self.fingerprints.prefetch(places.buckets.1);
+    }
+
+    /// The same for what is not in its buckets.
+    #[inline]
+    pub(crate) fn prefetch_stash(&self, places: &Places) {
+        if !self.shards[places.shard].stash.is_empty() {
+            let (first, second) = self.stash_buckets(places);
+            self.fingerprints.prefetch(first);
+            self.fingerprints.prefetch(second);
+        }
     }
 
     #[inline]
-    pub(crate) fn touch_at(&self, places: Places, epoch: TouchEpoch) -> bool {
-        // Removed between the two looks: absent, as it was at that moment.
-        self.find(places).is_some_and(|index| bucket::touch(self.word(index), places.fingerprint, epoch))
+    pub(crate) fn touch_in_buckets(&self, places: &Places, epoch: TouchEpoch) -> bool {
+        self.find_in_buckets(places).is_some_and(|index| self.touch_at(index, places, epoch))
+    }
+
+    #[inline]
+    pub(crate) fn touch_in_stash(&self, places: &Places, epoch: TouchEpoch) -> bool {
+        self.find_in_stash(places).is_some_and(|index| self.touch_at(index, places, epoch))
+    }
+
+    #[inline]
+    fn touch_at(&self, index: SlotIndex, places: &Places, epoch: TouchEpoch) -> bool {
+        // False when it was removed since it was found: absent, as it was at that moment.
+        bucket::touch(self.word(index), places.fingerprint, epoch)
     }
 
     /// The slot with the key's fingerprint. Without the lock it may be emptied or reused at any time.
     #[inline]
-    fn find(&self, places: Places) -> Option<SlotIndex> {
-        let slots_in = |bucket: usize| bucket::slots_with(&self.fingerprints[bucket], places.fingerprint);
-        // Both buckets are looked at before anything is decided: which of them holds a key cannot be predicted.
-        let slots = slots_in(places.first) | slots_in(places.second) << SLOTS;
-        if slots != 0 {
-            let index = slots.trailing_zeros() as usize;
-            let bucket = if index < SLOTS { places.first } else { places.second };
-            return Some(SlotIndex { bucket, slot: index % SLOTS });
-        }
-        let mut stashed = self.shards[places.shard].stash.buckets_in_use().map(|bucket| (bucket, slots_in(bucket)));
-        stashed.find(|&(_, slots)| slots != 0).map(lowest_slot)
+    fn find(&self, places: &Places) -> Option<SlotIndex> {
+        self.find_in_buckets(places).or_else(|| self.find_in_stash(places))
     }
 
-    /// Where a new entry goes: the emptier bucket, else the stash. Under the lock.
-    fn empty_slot(&self, places: Places) -> Option<SlotIndex> {
-        let empty = |bucket: usize| (bucket, bucket::empty_slots(&self.fingerprints[bucket]));
-        let (first, second) = (empty(places.first), empty(places.second));
-        let emptier = if second.1.count_ones() > first.1.count_ones() { second } else { first };
-        if emptier.1 != 0 {
-            return Some(lowest_slot(emptier));
+    #[inline]
+    fn find_in_buckets(&self, places: &Places) -> Option<SlotIndex> {
+        self.find_in(places.buckets, places.fingerprint)
+    }
+
+    #[inline]
+    fn find_in_stash(&self, places: &Places) -> Option<SlotIndex> {
+        if self.shards[places.shard].stash.is_empty() {
+            return None;
         }
-        self.shards[places.shard].stash.buckets().map(empty).find(|&(_, slots)| slots != 0).map(lowest_slot)
+        self.find_in(self.stash_buckets(places), places.fingerprint)
+    }
+
+    /// Both buckets are looked at before anything is decided: which of them holds a key cannot be predicted.
+    #[inline]
+    fn find_in(&self, (first, second): (usize, usize), fingerprint: Fingerprint) -> Option<SlotIndex> {
+        let slots_in = |bucket: usize| bucket::slots_with(&self.fingerprints[bucket], fingerprint);
+        let slots = slots_in(first) | slots_in(second) << SLOTS;
+        let index = slots.trailing_zeros() as usize;
+        let bucket = if index < SLOTS { first } else { second };
+        (slots != 0).then_some(SlotIndex { bucket, slot: index % SLOTS })
+    }
+
+    /// Where a new entry goes: the emptier bucket, else the emptier bucket of the stash. Under the lock.
+    fn empty_slot(&self, places: &Places) -> Option<SlotIndex> {
+        self.empty_slot_in(places.buckets).or_else(|| self.empty_slot_in(self.stash_buckets(places)))
+    }
+
+    fn empty_slot_in(&self, (first, second): (usize, usize)) -> Option<SlotIndex> {
+        let empty = |bucket: usize| (bucket, bucket::empty_slots(&self.fingerprints[bucket]));
+        let (first, second) = (empty(first), empty(second));
+        let (bucket, slots) = if second.1.count_ones() > first.1.count_ones() { second } else { first };
+        (slots != 0).then_some(SlotIndex { bucket, slot: slots.trailing_zeros() as usize })
     }
 
     #[inline]
@@ -309,12 +363,6 @@ impl Table {
     fn slot(&self, index: SlotIndex) -> Slot<'_> {
         Slot { word: self.word(index), location: &self.locations[index.bucket].words[index.slot] }
     }
-}
-
-/// Of a nonempty set of slots in a bucket.
-#[inline]
-fn lowest_slot((bucket, slots): (usize, u32)) -> SlotIndex {
-    SlotIndex { bucket, slot: slots.trailing_zeros() as usize }
 }
 
 /// Sizes only.
@@ -457,8 +505,14 @@ mod tests {
             let places = table.places(Key::from_bytes(u128::to_le_bytes(extreme)));
             let shard = places.shard * table.buckets_per_shard..(places.shard + 1) * table.buckets_per_shard;
             assert!(places.shard < table.shards.len());
-            assert!(shard.contains(&places.first) && shard.contains(&places.second), "{extreme:x}");
-            assert_ne!(places.first, places.second, "{extreme:x}");
+            let (first, second) = places.buckets;
+            assert!(shard.contains(&first) && shard.contains(&second), "{extreme:x}");
+            assert_ne!(first, second, "{extreme:x}");
+            let stash_first = table.stash_first_bucket(places.shard);
+            let stash = stash_first..stash_first + table.stash_buckets_per_shard;
+            let (first, second) = table.stash_buckets(&places);
+            assert!(stash.contains(&first) && stash.contains(&second), "{extreme:x}");
+            assert_ne!(first, second, "{extreme:x}");
         }
     }
 
@@ -491,7 +545,7 @@ mod tests {
         let table = Table::with_capacity(1000).unwrap();
         let epoch = TouchEpoch::from_u8(5);
         for length in [0, 1, 15, 16, 17, 100] {
-            let present = |position: usize| position % 3 != 0;
+            let present = |position: usize| !position.is_multiple_of(3);
             let batch: Vec<Key> = (0..length).map(|position| key(position as u32)).collect();
             for (position, &key) in batch.iter().enumerate().filter(|&(position, _)| present(position)) {
                 table.insert(key, Location::new(position as u32, 0, 64), EPOCH).unwrap();

@@ -78,14 +78,20 @@ async fn uploads_give_up_on_errors_that_stay_and_after_attempts_without_progress
     let error = fake.serve().await.upload_blob(digest, &blob).await.expect_err("full");
     assert!(matches!(error, ClientError::NoSpace { .. }), "{error}");
 
-    // Going back and forth over the same ground is no progress.
-    let fake = Fake::default();
-    let kept = [1000, 10, 1000, 10, 1000].map(|count| WriteFault::KeepThenFail(count, Code::Unavailable));
-    fake.state().write_faults = kept.to_vec().into();
-    fake.state().query = Query::NotFound;
-    let error = fake.serve().await.upload_blob(digest, &blob).await.expect_err("away");
-    assert!(matches!(error, ClientError::Unavailable { attempts: 3, .. }), "{error}");
-    assert_eq!(fake.state().log.join(", "), "write 0, query, write 0, query, write 0");
+    // A cache that keeps nothing, and one that goes back and forth over the same ground: neither makes progress for
+    // ever.
+    for (query, expected) in [
+        (Query::NotFound, "write 0, query, write 0, query, write 0"),
+        (Query::Honest, "write 0, query, write 1000, query, write 10, query, write 1000"),
+    ] {
+        let fake = Fake::default();
+        let kept = [1000, 10, 1000, 10, 1000].map(|count| WriteFault::KeepThenFail(count, Code::Unavailable));
+        fake.state().write_faults = kept.to_vec().into();
+        fake.state().query = query;
+        let error = fake.serve().await.upload_blob(digest, &blob).await.expect_err("away");
+        assert!(matches!(error, ClientError::Unavailable { attempts: 3, .. }), "{query:?}: {error}");
+        assert_eq!(fake.state().log.join(", "), expected, "{query:?}");
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ mod closure;
 mod parking;
 mod read;
 mod resumable;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 use std::sync::Arc;

@@ -1,0 +1,358 @@
+//! The cache over a real engine whose background work is stepped by the test: nothing is written before the test says so, and
+//! time stands still, so what is in flight, paid for and waited for can be looked at.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cask_engine::clock::Clock;
+use cask_engine::disk::folder::FolderDisk;
+use cask_engine::{Engine, EngineError, EngineOptions, Stepper};
+use cask_index::{Digest, DigestFunction};
+use cask_proto::digest::to_wire;
+use cask_proto::reapi::{ActionResult, Directory, FileNode, OutputDirectory, OutputFile, Tree};
+use cask_proto::{InstanceName, UploadId, WriteName};
+use prost::Message;
+use sha2::Digest as _;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::{ActionError, Cache, InlineOptions, StartError};
+use crate::access::limits::Limits;
+
+/// A part of the small store's blobs: a sixteenth of a 1 MiB segment.
+const PART: usize = 64 * 1024;
+/// Room for two parts, what one session may hold.
+const STAGED_BYTES_MAX: usize = 2 * PART;
+const A_WHILE: Duration = Duration::from_secs(1);
+const BUDGET_WAIT_MAX: Duration = Duration::from_secs(3);
+
+struct StoppedClock(AtomicU64);
+
+impl Clock for StoppedClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Fixture {
+    cache: Cache,
+    stepper: Stepper,
+    _folder: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(FolderDisk::open(folder.path()).unwrap());
+        let clock = Arc::new(StoppedClock(AtomicU64::new(1_700_000_000_000)));
+        let options = EngineOptions::new(32 << 20);
+        let (engine, stepper, _) = Engine::open_stepped(disk, &options, clock, &[7; 56]).unwrap();
+        assert_eq!(engine.part_size_bytes(), PART);
+        let limits = Limits {
+            staged_bytes_max: STAGED_BYTES_MAX,
+            concurrent_uploads_max: 4,
+            budget_wait_max: BUDGET_WAIT_MAX,
+            ..Limits::default()
+        };
+        Fixture { cache: Cache::new(engine, limits), stepper, _folder: folder }
+    }
+
+    /// Runs `work` to its end, and the engine whenever `work` waits.
+    async fn drive<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            match timeout(Duration::from_millis(1), &mut work).await {
+                Ok(outcome) => return outcome,
+                Err(_waits) => self.stepper.run_until_idle(),
+            }
+        }
+    }
+
+    async fn store(&self, data: &[u8]) -> Digest {
+        let digest = digest_of(data);
+        self.drive(self.cache.put(digest, data)).await.unwrap();
+        digest
+    }
+
+    async fn read(&self, digest: &Digest, offset: u64, limit: Option<u64>) -> Vec<u8> {
+        let mut stream = self.cache.read(digest, offset, limit).await.unwrap();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.next_chunk().await.unwrap() {
+            assert!(!chunk.is_empty());
+            bytes.extend_from_slice(&chunk);
+        }
+        assert_eq!(stream.remaining_bytes(), 0);
+        bytes
+    }
+
+    /// Every budget is full again and the engine knows of no upload.
+    fn assert_nothing_held(&self) {
+        let budgets = &self.cache.shared.budgets;
+        assert!(budgets.staged_bytes.try_take(STAGED_BYTES_MAX).is_some(), "staged bytes leaked");
+        assert!(budgets.uploads.try_take(4).is_some(), "an upload slot leaked");
+        assert_eq!(self.cache.engine().stats().uploads_open, 0);
+    }
+}
+
+fn digest_of(data: &[u8]) -> Digest {
+    Digest::new(DigestFunction::Sha256, &sha2::Sha256::digest(data), data.len() as u64).unwrap()
+}
+
+/// Bytes that differ from place to place and from `seed` to `seed`.
+fn content(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..length)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        })
+        .collect()
+}
+
+fn name(upload: &str, digest: Digest) -> WriteName {
+    WriteName {
+        instance: InstanceName::EMPTY,
+        upload_id: UploadId::parse(upload).unwrap(),
+        digest,
+        compressor: cask_proto::Compressor::Identity,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_has_one_part_in_flight_and_holds_two() {
+    let fixture = Fixture::new();
+    let data = content(1, 3 * PART + 100);
+    let mut session = fixture.cache.begin_upload(digest_of(&data)).await.unwrap().unwrap();
+    // Nothing is written by the engine yet: one part goes on its way, the second is filled and waits for it.
+    assert!(timeout(A_WHILE, session.write(&data)).await.is_err());
+    assert_eq!(session.received_bytes(), 2 * PART as u64);
+    assert!(fixture.cache.shared.budgets.staged_bytes.try_take(1).is_none());
+    // The write was cancelled where it stood; the session goes on exactly there.
+    fixture.drive(session.write(&data[2 * PART..])).await.unwrap();
+    fixture.drive(session.finish()).await.unwrap();
+    assert_eq!(fixture.read(&digest_of(&data), 0, None).await, data);
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_dropped_anywhere_leaks_nothing() {
+    let data = content(2, 3 * PART);
+    for written in [0, 1, PART - 1, PART, PART + 1, 2 * PART] {
+        let fixture = Fixture::new();
+        let mut session = fixture.cache.begin_upload(digest_of(&data)).await.unwrap().unwrap();
+        let _cut = timeout(A_WHILE, session.write(&data[..written])).await;
+        drop(session);
+        fixture.stepper.run_until_idle();
+        fixture.assert_nothing_held();
+        assert!(!fixture.cache.engine().contains(&digest_of(&data)), "cut after {written} bytes");
+    }
+    // Cut while it waits for the end: whether stored or not, nothing is held.
+    let fixture = Fixture::new();
+    let mut session = fixture.cache.begin_upload(digest_of(&data)).await.unwrap().unwrap();
+    fixture.drive(session.write(&data)).await.unwrap();
+    assert!(timeout(A_WHILE, session.finish()).await.is_err());
+    fixture.stepper.run_until_idle();
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn content_that_does_not_match_is_refused_and_leaks_nothing() {
+    let fixture = Fixture::new();
+    let data = content(3, PART + 10);
+    let mut wrong = data.clone();
+    wrong[5] ^= 1;
+    for bad in [&wrong[..], &data[..PART], &[&data[..], b"x"].concat()] {
+        let mut session = fixture.cache.begin_upload(digest_of(&data)).await.unwrap().unwrap();
+        let outcome = async {
+            session.write(bad).await?;
+            session.finish().await
+        };
+        let error = fixture.drive(outcome).await.unwrap_err();
+        assert!(matches!(error, EngineError::Mismatch { .. }), "{error}");
+        fixture.stepper.run_until_idle();
+        fixture.assert_nothing_held();
+    }
+    assert!(!fixture.cache.engine().contains(&digest_of(&data)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_staging_budget_refuses_with_advice_after_a_bounded_wait() {
+    let fixture = Fixture::new();
+    let (first, second) = (content(4, 3 * PART), content(5, PART));
+    let mut holder = fixture.cache.begin_upload(digest_of(&first)).await.unwrap().unwrap();
+    assert!(timeout(A_WHILE, holder.write(&first)).await.is_err());
+    let mut session = fixture.cache.begin_upload(digest_of(&second)).await.unwrap().unwrap();
+    let asked = tokio::time::Instant::now();
+    let error = session.write(&second).await.unwrap_err();
+    assert!(matches!(error, EngineError::Full { .. }), "{error}");
+    assert_eq!(asked.elapsed(), BUDGET_WAIT_MAX);
+    drop((session, holder));
+    fixture.stepper.run_until_idle();
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn parked_uploads_make_room_for_live_ones() {
+    let fixture = Fixture::new();
+    let (first, second) = (content(6, PART), content(7, 2 * PART));
+    let mut upload = fixture.cache.start_upload(name("u", digest_of(&first)), 0).await.unwrap().unwrap();
+    upload.write(&first[..10]).await.unwrap();
+    drop(upload);
+    assert_eq!(fixture.cache.query_upload(&name("u", digest_of(&first))), Some(10));
+    let mut session = fixture.cache.begin_upload(digest_of(&second)).await.unwrap().unwrap();
+    fixture.drive(session.write(&second)).await.unwrap();
+    fixture.drive(session.finish()).await.unwrap();
+    assert_eq!(fixture.cache.query_upload(&name("u", digest_of(&first))), None);
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_upload_goes_on_where_it_stopped() {
+    for cut in [1, PART, PART + 1, 3 * PART] {
+        let fixture = Fixture::new();
+        let data = content(8, 3 * PART);
+        let digest = digest_of(&data);
+        let mut upload = fixture.cache.start_upload(name("u", digest), 0).await.unwrap().unwrap();
+        fixture.drive(upload.write(&data[..cut])).await.unwrap();
+        drop(upload);
+        let wrong = fixture.cache.start_upload(name("u", digest), cut as u64 + 1).await;
+        assert!(matches!(wrong, Err(StartError::Offset { .. })), "cut at {cut}");
+        let other = fixture.cache.start_upload(name("other", digest), cut as u64).await;
+        assert!(matches!(other, Err(StartError::Offset { received_bytes: 0, .. })), "cut at {cut}");
+        let mut upload = fixture.cache.start_upload(name("u", digest), cut as u64).await.unwrap().unwrap();
+        assert_eq!(upload.next_offset(), cut as u64);
+        fixture.drive(upload.write(&data[cut..])).await.unwrap();
+        fixture.drive(upload.finish()).await.unwrap();
+        assert_eq!(fixture.read(&digest, 0, None).await, data);
+        assert_eq!(fixture.cache.query_upload(&name("u", digest)), None);
+        fixture.assert_nothing_held();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_still_open_hands_over_to_the_one_that_goes_on() {
+    let fixture = Fixture::new();
+    let data = content(9, 200);
+    let digest = digest_of(&data);
+    let mut old = fixture.cache.start_upload(name("u", digest), 0).await.unwrap().unwrap();
+    old.write(&data[..50]).await.unwrap();
+    assert_eq!(fixture.cache.query_upload(&name("u", digest)), Some(50));
+    // These arrive after the answer above was given.
+    old.write(&data[50..80]).await.unwrap();
+    let give_way = async {
+        old.give_way().await;
+        drop(old);
+    };
+    let (resumed, ()) = tokio::join!(fixture.cache.start_upload(name("u", digest), 50), give_way);
+    let mut new = resumed.unwrap().unwrap();
+    assert_eq!(new.next_offset(), 50);
+    new.write(&data[50..60]).await.unwrap();
+    new.write(&data[60..]).await.unwrap();
+    fixture.drive(new.finish()).await.unwrap();
+    assert_eq!(fixture.read(&digest, 0, None).await, data);
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parked_upload_is_freed_when_nobody_comes_back() {
+    let fixture = Fixture::new();
+    let data = content(10, PART);
+    let mut upload = fixture.cache.start_upload(name("u", digest_of(&data)), 0).await.unwrap().unwrap();
+    upload.write(&data[..10]).await.unwrap();
+    drop(upload);
+    assert_eq!(fixture.cache.engine().stats().uploads_open, 1);
+    tokio::time::sleep(fixture.cache.limits().parked_age_max + A_WHILE).await;
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_range_of_a_blob_is_exactly_that() {
+    let fixture = Fixture::new();
+    for length in [0, 1, PART - 1, PART, PART + 1, 3 * PART + 77] {
+        let data = content(11, length);
+        let digest = fixture.store(&data).await;
+        for offset in [0, 1, PART - 1, PART, PART + 1, length / 2, length] {
+            for limit in [None, Some(1), Some(PART - 1), Some(PART), Some(2 * PART), Some(usize::MAX)] {
+                if offset > length {
+                    continue;
+                }
+                let end = limit.map_or(length, |limit| offset.saturating_add(limit).min(length));
+                let found = fixture.read(&digest, offset as u64, limit.map(|limit| limit as u64)).await;
+                assert!(found == data[offset..end], "{length} bytes from {offset}, at most {limit:?}");
+            }
+        }
+        assert_eq!(fixture.cache.read_whole(&digest, length as u64).await.unwrap(), data);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_is_served_while_all_of_it_is_there_and_not_before() {
+    let fixture = Fixture::new();
+    let (file, inner) = (content(12, 100), content(13, 100));
+    let node = FileNode { name: "f".to_owned(), digest: Some(to_wire(&digest_of(&inner))), ..FileNode::default() };
+    let directory = Directory { files: vec![node], ..Directory::default() };
+    let tree = Tree { root: Some(directory), children: Vec::new() }.encode_to_vec();
+    let output = OutputFile { path: "o".to_owned(), digest: Some(to_wire(&digest_of(&file))), ..OutputFile::default() };
+    let outputs = OutputDirectory {
+        path: "d".to_owned(),
+        tree_digest: Some(to_wire(&digest_of(&tree))),
+        ..OutputDirectory::default()
+    };
+    let result =
+        ActionResult { output_files: vec![output], output_directories: vec![outputs], ..ActionResult::default() };
+
+    let action = digest_of(b"action");
+    let is_hit = async || match fixture.cache.get_action_result("i", &action, InlineOptions::default()).await {
+        Ok(_) => true,
+        Err(ActionError::Engine(EngineError::NotFound)) => false,
+        Err(error) => panic!("{error}"),
+    };
+    assert!(!is_hit().await);
+    // Put before anything it refers to: a hit only when the last of it has come, whatever comes first.
+    let stored = fixture.drive(fixture.cache.put_action_result("i", &action, result.clone())).await.unwrap();
+    assert!(stored.execution_metadata.is_some());
+    for blob in [&file, &tree, &inner] {
+        assert!(!is_hit().await);
+        fixture.store(blob).await;
+    }
+    assert!(is_hit().await);
+    let found = fixture.cache.get_action_result("i", &action, InlineOptions::default()).await.unwrap();
+    assert_eq!(found, stored);
+    // Another instance and another action know nothing of it; the action's size is not part of the key.
+    assert!(fixture.cache.get_action_result("j", &action, InlineOptions::default()).await.is_err());
+    assert!(fixture.cache.get_action_result("i", &digest_of(b"other"), InlineOptions::default()).await.is_err());
+    let unsized_action = Digest::new(action.function(), action.hash(), 0).unwrap();
+    assert!(fixture.cache.get_action_result("i", &unsized_action, InlineOptions::default()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_inlined_is_moved_to_the_store_and_inlined_on_demand() {
+    let fixture = Fixture::new();
+    let (out, contents) = (content(14, 100), content(15, PART + 1));
+    let file = OutputFile { path: "f".to_owned(), contents: Bytes::from(contents.clone()), ..OutputFile::default() };
+    let result = ActionResult {
+        stdout_raw: Bytes::from(out.clone()),
+        output_files: vec![file.clone()],
+        ..ActionResult::default()
+    };
+    let action = digest_of(b"action");
+    let stored = fixture.drive(fixture.cache.put_action_result("", &action, result.clone())).await.unwrap();
+    assert_eq!(stored.stdout_digest, Some(to_wire(&digest_of(&out))));
+    assert!(stored.stdout_raw.is_empty() && stored.output_files[0].contents.is_empty());
+    assert_eq!(fixture.read(&digest_of(&contents), 0, None).await, contents);
+
+    let inline = InlineOptions { stdout: true, stderr: true, output_files: vec!["f".to_owned(), "g".to_owned()] };
+    let found = fixture.cache.get_action_result("", &action, inline).await.unwrap();
+    assert_eq!((&found.stdout_raw[..], &found.output_files[0].contents[..]), (&out[..], &contents[..]));
+    assert_eq!(found.stdout_digest, stored.stdout_digest);
+
+    // Bytes that are not those of their digest are refused before anything is stored.
+    let liar = OutputFile { digest: Some(to_wire(&digest_of(&out))), ..file };
+    let refused = ActionResult { output_files: vec![liar], ..ActionResult::default() };
+    let error = fixture.drive(fixture.cache.put_action_result("", &action, refused)).await.unwrap_err();
+    assert!(matches!(error, ActionError::Invalid(_)), "{error}");
+}

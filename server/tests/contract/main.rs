@@ -1,0 +1,38 @@
+//! The wire contract as black-box checks: each test carries its line of the conformance checklist in its name.
+//!
+//! The tests drive the real binary through independently generated clients. Where the protocol allows several
+//! answers a test takes the set; where it is silent and Cask has chosen, it takes Cask's choice.
+//! Sections follow the checklist: general and capabilities (A), finding (B), batches (C, D), trees (E), streams (F, G),
+//! chunking (H), the action cache (I), the neighbours: health, reflection, HTTP (L). `known_faults` holds faults seen
+//! in other servers, `robustness` what no client should send.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod action_cache;
+mod batch_read;
+mod batch_update;
+mod capabilities;
+mod chunking;
+mod find_missing;
+mod get_tree;
+mod health;
+mod http_cache;
+mod known_faults;
+mod read;
+mod robustness;
+mod write;
+
+use support::grpc::Cache;
+use support::process::{Options, Server};
+
+/// A fresh server with the default leases, and a client of it under the empty instance name.
+async fn start() -> (Server, Cache) {
+    start_with(Options::default()).await
+}
+
+async fn start_with(options: Options) -> (Server, Cache) {
+    let server = Server::start(options);
+    let cache = Cache::connect(&server).await;
+    (server, cache)
+}

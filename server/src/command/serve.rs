@@ -9,10 +9,10 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cask_engine::clock::SystemClock;
-use cask_engine::{Engine, EngineOptions, OpenReport};
+use cask_engine::{Engine, EngineOptions, OpenError, OpenReport};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -26,7 +26,7 @@ use crate::observe::pages::Pages;
 use crate::observe::requests::RequestCounts;
 use crate::service::health::Readiness;
 use crate::transport::dispatch::Dispatch;
-use crate::transport::listen::Listener;
+use crate::transport::listen::{BindError, ListenAddress, Listener};
 use crate::transport::server::{Drained, Server};
 
 /// Serve the cache: gRPC and HTTP on one port.
@@ -43,6 +43,11 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "FILE", env = "CASK_CONFIG", display_order = 0)]
     config: Option<PathBuf>,
 }
+
+/// How long to wait for a port or a folder that is in use. A server that was killed a moment ago holds both until the
+/// kernel has torn it down, which takes a while for one with much memory; its successor should not fail over that.
+const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(2);
+const PREDECESSOR_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long tasks that outlive the drain get before their threads are left behind.
 const RUNTIME_END_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -68,7 +73,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let mut signals = Signals::listen().map_err(|error| Failure::Run(format!("cannot listen for signals: {error}")))?;
     let mut listeners = Vec::new();
     for address in &config.listen {
-        listeners.push(Listener::bind(address).await.map_err(|error| Failure::Run(error.to_string()))?);
+        listeners.push(bind(address).await.map_err(|error| Failure::Run(error.to_string()))?);
     }
 
     let opening = tokio::task::spawn_blocking({
@@ -123,6 +128,18 @@ async fn serve(config: Config) -> Result<(), Failure> {
     }
 }
 
+async fn bind(address: &ListenAddress) -> Result<Listener, BindError> {
+    let patience = Instant::now() + PREDECESSOR_WAIT_MAX;
+    loop {
+        match Listener::bind(address).await {
+            Err(BindError::InUse { .. }) if Instant::now() < patience => {
+                tokio::time::sleep(PREDECESSOR_POLL_INTERVAL).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
 /// Blocks while the store recovers.
 fn open_store(config: &Config) -> Result<(Engine, OpenReport), Failure> {
     let dir = config.dir.display();
@@ -136,8 +153,13 @@ fn open_store(config: &Config) -> Result<(Engine, OpenReport), Failure> {
         Durability::Written => cask_engine::Durability::Written,
         Durability::Synced => cask_engine::Durability::Synced,
     };
-    Engine::open(&config.dir, options, Arc::new(SystemClock::new()))
-        .map_err(|error| Failure::Run(format!("cannot open the store: {error}")))
+    let patience = Instant::now() + PREDECESSOR_WAIT_MAX;
+    loop {
+        match Engine::open(&config.dir, options.clone(), Arc::new(SystemClock::new())) {
+            Err(OpenError::InUse { .. }) if Instant::now() < patience => std::thread::sleep(PREDECESSOR_POLL_INTERVAL),
+            opened => return opened.map_err(|error| Failure::Run(format!("cannot open the store: {error}"))),
+        }
+    }
 }
 
 fn assemble(engine: &Engine, config: &Config, readiness: watch::Receiver<Readiness>) -> Dispatch {

@@ -80,9 +80,9 @@ fn digests(c: &mut Criterion) {
         hexes.iter().map(|hex| Digest::parse_hex(DigestFunction::Sha256, hex, 4096).expect("hex")).collect();
     group.bench_function("key sha256", |b| {
         b.iter(|| {
-            digests.iter().for_each(|digest| {
+            for digest in &digests {
                 black_box(keyer.blob(digest));
-            })
+            }
         });
     });
     group.bench_function("parse_hex and key sha256", |b| {

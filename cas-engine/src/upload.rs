@@ -62,6 +62,7 @@ impl Drop for LargeUpload {
 }
 
 /// What `begin_upload` found.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
 pub enum BeginUpload {
     /// Stored already (and touched): nothing to send.
     Present,

@@ -34,9 +34,8 @@ impl Stash {
     /// False: a reader must search the key's two buckets of the stash.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        // Acquire, and release below: who sees the count sees the entry. A reader that sees a zero instead came before
-        // the insert was done.
-        self.entry_count.load(Ordering::Acquire) == 0
+        // Relaxed, all of them: who comes after an insert sees count and entry; who comes beside it may miss either.
+        self.entry_count.load(Ordering::Relaxed) == 0
     }
 
     pub(crate) fn entry_count(&self) -> u64 {
@@ -45,12 +44,12 @@ impl Stash {
 
     /// After an entry was published in one of the buckets, under the shard's lock.
     pub(crate) fn entry_added(&self) {
-        self.entry_count.fetch_add(1, Ordering::Release);
+        self.entry_count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// After an entry was removed from one of the buckets, under the shard's lock.
     pub(crate) fn entry_removed(&self) {
-        self.entry_count.fetch_sub(1, Ordering::Release);
+        self.entry_count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -117,8 +117,8 @@ impl Footer {
         let end_bytes = get_u32(trailer, END_AT);
         let in_bounds = |entry: &FooterEntry| {
             entry.offset_bytes.checked_add(entry.length_bytes).is_some_and(|end| end <= segment_size_bytes)
-                && entry.offset_bytes % 64 == 0
-                && entry.length_bytes % 64 == 0
+                && entry.offset_bytes.is_multiple_of(64)
+                && entry.length_bytes.is_multiple_of(64)
                 && entry.length_bytes > 0
         };
         entries.iter().all(in_bounds).then(|| Self {

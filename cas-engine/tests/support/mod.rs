@@ -1,5 +1,5 @@
 //! A store under a test's control: its folder, its clock, its steps.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};

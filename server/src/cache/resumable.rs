@@ -33,8 +33,10 @@ pub(crate) enum StartError {
 /// An open upload with a name.
 pub(crate) struct ResumableUpload {
     cache: Cache,
-    /// Both are there until the upload ends.
-    open: Option<(UploadSession, Ticket)>,
+    /// `None` when the upload has ended, or while it is being finished.
+    session: Option<UploadSession>,
+    /// `None` when the upload has ended.
+    ticket: Option<Ticket>,
     /// Bytes still to come that were received before.
     overlap_bytes: u64,
 }
@@ -49,7 +51,7 @@ impl Cache {
         if offset == 0 {
             let Some(session) = self.begin_upload(name.digest).await? else { return Ok(None) };
             let ticket = self.shared.parking.open(name);
-            return Ok(Some(ResumableUpload { cache: self.clone(), open: Some((session, ticket)), overlap_bytes: 0 }));
+            return Ok(Some(ResumableUpload::new(self.clone(), session, ticket, 0)));
         }
         if self.engine().contains(&name.digest) {
             return Ok(None);
@@ -58,17 +60,20 @@ impl Cache {
         let resume = async {
             loop {
                 match self.shared.parking.claim(&name, offset) {
+                    // The stream before may just have finished it.
+                    Claim::Unknown if self.engine().contains(&name.digest) => return Ok(None),
                     Claim::Unknown => return Err(StartError::Offset { offset, received_bytes: 0 }),
                     Claim::Elsewhere { received_bytes } => return Err(StartError::Offset { offset, received_bytes }),
                     Claim::Live(handover) => handover.gone().await,
-                    Claim::Resumed { staged, ticket, overlap_bytes } => return Ok((staged, ticket, overlap_bytes)),
+                    Claim::Resumed { staged, ticket, overlap_bytes } => {
+                        let session = self.resume_upload(staged, slot);
+                        return Ok(Some(ResumableUpload::new(self.clone(), session, ticket, overlap_bytes)));
+                    }
                 }
             }
         };
         let resumed = tokio::time::timeout(HANDOVER_WAIT_MAX, resume).await;
-        let (staged, ticket, overlap_bytes) = resumed.unwrap_or(Err(StartError::Busy))?;
-        let session = self.resume_upload(staged, slot);
-        Ok(Some(ResumableUpload { cache: self.clone(), open: Some((session, ticket)), overlap_bytes }))
+        resumed.unwrap_or(Err(StartError::Busy))
     }
 
     /// Bytes received of an upload that is under way or parked.
@@ -78,63 +83,66 @@ impl Cache {
 }
 
 impl ResumableUpload {
+    fn new(cache: Cache, session: UploadSession, ticket: Ticket, overlap_bytes: u64) -> ResumableUpload {
+        ResumableUpload { cache, session: Some(session), ticket: Some(ticket), overlap_bytes }
+    }
+
     /// Where the client's next byte belongs.
     pub(crate) fn next_offset(&self) -> u64 {
-        self.open().0.received_bytes() - self.overlap_bytes
+        let session = self.session.as_ref().expect(NOT_ENDED);
+        session.received_bytes() - self.overlap_bytes
     }
 
     /// Appends `data`. After an error the upload has ended.
     pub(crate) async fn write(&mut self, data: &[u8]) -> Result<(), EngineError> {
         let overlap = data.len().min(usize::try_from(self.overlap_bytes).unwrap_or(usize::MAX));
         self.overlap_bytes -= overlap as u64;
-        let (session, ticket) = self.open.as_mut().expect("nothing is written to an upload that ended");
+        let session = self.session.as_mut().expect(NOT_ENDED);
         let result = session.write(&data[overlap..]).await;
-        ticket.set_received_bytes(session.received_bytes());
+        self.ticket.as_ref().expect(NOT_ENDED).set_received_bytes(session.received_bytes());
         if result.is_err() {
             self.end();
         }
         result
     }
 
-    /// Verifies and stores the blob.
+    /// Verifies and stores the blob. Until it is stored the upload is known by its name, so that what a query answers
+    /// never falls; cut short, it is not parked.
     pub(crate) async fn finish(mut self) -> Result<(), EngineError> {
-        let (session, ticket) = self.open.take().expect("an upload is finished once");
-        // A client that reconnects while this runs finds the name unknown and begins anew, or the blob present.
-        self.cache.shared.parking.close(ticket);
+        let session = self.session.take().expect(NOT_ENDED);
         session.finish().await
     }
 
     /// Ends the upload without storing or parking it.
     pub(crate) fn end(&mut self) {
-        if let Some((session, ticket)) = self.open.take() {
+        self.session = None;
+        if let Some(ticket) = self.ticket.take() {
             self.cache.shared.parking.close(ticket);
-            drop(session);
         }
     }
 
     /// Returns when another stream wants to go on with this upload: drop it then. Cancel-safe.
     pub(crate) async fn give_way(&self) {
-        self.open().1.give_way().await;
-    }
-
-    fn open(&self) -> &(UploadSession, Ticket) {
-        self.open.as_ref().expect("the upload has not ended")
+        self.ticket.as_ref().expect(NOT_ENDED).give_way().await;
     }
 }
 
+const NOT_ENDED: &str = "nothing is asked of an upload that ended";
+
 impl Drop for ResumableUpload {
     fn drop(&mut self) {
-        let Some((session, ticket)) = self.open.take() else { return };
-        let received_bytes = session.received_bytes();
+        let received_bytes = self.session.as_ref().map_or(0, UploadSession::received_bytes);
         if received_bytes == 0 {
-            self.cache.shared.parking.close(ticket);
+            self.end();
             return;
         }
-        ticket.set_received_bytes(received_bytes);
-        let staged = session.into_staged();
-        let held_bytes = staged.held_bytes();
-        self.cache.shared.parking.park(ticket, staged, held_bytes);
-        expire_later(&self.cache.shared);
+        if let (Some(session), Some(ticket)) = (self.session.take(), self.ticket.take()) {
+            ticket.set_received_bytes(received_bytes);
+            let staged = session.into_staged();
+            let held_bytes = staged.held_bytes();
+            self.cache.shared.parking.park(ticket, staged, held_bytes);
+            expire_later(&self.cache.shared);
+        }
     }
 }
 

@@ -258,6 +258,42 @@ async fn a_stream_that_is_still_open_hands_over_to_the_one_that_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_is_known_by_its_name_until_its_blob_is_present() {
+    let fixture = Fixture::new();
+    let data = content(16, 200);
+    let digest = digest_of(&data);
+    let mut upload = fixture.cache.start_upload(name("u", digest), 0).await.unwrap().unwrap();
+    upload.write(&data).await.unwrap();
+    let finish = upload.finish();
+    tokio::pin!(finish);
+    assert!(timeout(A_WHILE, &mut finish).await.is_err());
+    assert_eq!(fixture.cache.query_upload(&name("u", digest)), Some(200));
+    // Somebody wants to go on with what is being stored: it is there in the end, so there is nothing to send.
+    let resume = fixture.cache.start_upload(name("u", digest), 200);
+    tokio::pin!(resume);
+    assert!(timeout(A_WHILE, &mut resume).await.is_err());
+    fixture.stepper.run_until_idle();
+    finish.await.unwrap();
+    assert!(resume.await.unwrap().is_none());
+    assert_eq!(fixture.cache.query_upload(&name("u", digest)), None);
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_cut_short_while_it_is_stored_is_forgotten() {
+    let fixture = Fixture::new();
+    let data = content(17, 200);
+    let digest = digest_of(&data);
+    let mut upload = fixture.cache.start_upload(name("u", digest), 0).await.unwrap().unwrap();
+    upload.write(&data).await.unwrap();
+    assert!(timeout(A_WHILE, upload.finish()).await.is_err());
+    assert_eq!(fixture.cache.query_upload(&name("u", digest)), None);
+    fixture.stepper.run_until_idle();
+    assert!(fixture.cache.start_upload(name("u", digest), 200).await.unwrap().is_none());
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_parked_upload_is_freed_when_nobody_comes_back() {
     let fixture = Fixture::new();
     let data = content(10, PART);

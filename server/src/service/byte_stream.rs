@@ -61,11 +61,13 @@ impl ByteStream for ByteStreamService {
         request: Request<QueryWriteStatusRequest>,
     ) -> Result<Response<QueryWriteStatusResponse>, Status> {
         let name = request::write_name(&request.into_inner().resource_name)?;
+        // Asked in this order: an upload is known by its name until its blob is present, so the answer never falls.
+        let received_bytes = self.cache.query_upload(&name);
         let response = if self.cache.engine().contains(&name.digest) {
             QueryWriteStatusResponse { committed_size: name.digest.size_bytes() as i64, complete: true }
         } else {
             // Nothing known is zero bytes and not NOT_FOUND, which some clients take for the end of the upload.
-            let committed_size = self.cache.query_upload(&name).unwrap_or(0) as i64;
+            let committed_size = received_bytes.unwrap_or(0) as i64;
             QueryWriteStatusResponse { committed_size, complete: false }
         };
         Ok(Response::new(response))

@@ -195,7 +195,9 @@ impl Engine {
                 done(outcome);
             }
         }));
-        if let (Err(error), Some(done)) = (finished, done.lock().take()) {
+        if let Err(error) = finished
+            && let Some(done) = done.lock().take()
+        {
             done(Err(error));
         }
     }

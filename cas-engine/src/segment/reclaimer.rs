@@ -179,6 +179,7 @@ impl Core {
             lease_floor_ms: self.plan.lease_floor_ms,
             epochs: self.plan.epochs,
             outlived_lease: now_ms.saturating_sub(sealed.sealed_ms) >= self.plan.lease_ms,
+            credit_bytes: self.rewrite_credit_bytes(),
         };
         match judge(&units, u64::from(self.plan.geometry.segment_size_bytes), &terms) {
             Verdict::Reclaim { keep, kept_bytes, leases_broken } => {
@@ -190,6 +191,12 @@ impl Core {
                 None
             }
         }
+    }
+
+    /// What may be rewritten before write amplification, since the store was opened, exceeds 4/3.
+    fn rewrite_credit_bytes(&self) -> u64 {
+        let appended = self.counters.appended_bytes.load(Ordering::Relaxed);
+        (appended / 3).saturating_sub(self.counters.reinserted_bytes.load(Ordering::Relaxed))
     }
 
     fn unit_of(&self, found: Found, bytes: u64, sealed: Sealed, now_ms: u64) -> Unit {

@@ -351,6 +351,7 @@ fn open_core(
     };
     let core = Core {
         maintained_period: AtomicU64::new(now_ms / plan.epochs.length_ms),
+        touches_saved_ms: AtomicU64::new(now_ms),
         plan,
         superblock,
         keyer,

@@ -25,6 +25,8 @@ const CANDIDATES_WEIGHED: usize = 8;
 const MOVE_BYTES_MAX: usize = 4 << 20;
 /// After a candidate could not be handled (a failed read or write), how long until it is looked at again.
 const TROUBLE_RETRY_MS: u64 = 10_000;
+/// The disk is full and the store too small yet to reclaim anything: how long uploads are refused before a new try.
+const DISK_FULL_RETRY_MS: u64 = 5_000;
 
 /// What a step of the reclaimer came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +110,14 @@ impl Core {
             None if crowded && self.ledger.available_count(now_ms) >= self.low_water() => ReclaimStep::Idle,
             None => match self.ledger.earliest_retry_ms() {
                 Some(until_ms) if until_ms > now_ms => {
+                    self.ledger.declare_exhausted(until_ms);
+                    ReclaimStep::Exhausted { until_ms }
+                }
+                None if self.ledger.disk_is_full(now_ms)
+                    && self.ledger.nothing_to_reclaim()
+                    && self.sealing.lock().is_empty() =>
+                {
+                    let until_ms = now_ms + DISK_FULL_RETRY_MS;
                     self.ledger.declare_exhausted(until_ms);
                     ReclaimStep::Exhausted { until_ms }
                 }
@@ -231,13 +241,6 @@ impl Core {
         let (head, _) = self.header_of_record(found.location)?;
         let names_it = head.kind == RecordKind::Head && head.part?.nonce == nonce;
         names_it.then_some(Touched { key: head_key, found })
-    }
-
-    fn header_of_record(&self, location: Location) -> Option<(RecordHeader, PinnedRange)> {
-        let range = self.pin(location)?;
-        range.make_resident().ok()?;
-        let header = self.header_at(&range, location)?;
-        Some((header, range))
     }
 
     fn reclaim(&self, judged: Judged, now_ms: u64) -> ReclaimStep {

@@ -358,7 +358,7 @@ fn open_core(
         index,
         ledger,
         lanes: lanes.map(Mutex::new),
-        sealing: Mutex::new(sealing),
+        sealing: Mutex::new(sealing.into()),
         queue: CommitQueue::default(),
         large_uploads: Arc::new(LargeUploads::default()),
         crash_protection,

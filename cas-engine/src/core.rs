@@ -22,10 +22,10 @@ use crate::error::EngineError;
 use crate::format::record::{RecordHeader, RecordKind, payload_checksum};
 use crate::format::segment::LaneClass;
 use crate::format::superblock::Superblock;
+use crate::large_upload::LargeUploads;
 use crate::segment::lane::{Lane, OpenSegment};
 use crate::segment::ledger::Ledger;
 use crate::segment::{Pin, PinnedRange};
-use crate::upload::LargeUploads;
 
 /// Entries that came from a crash are protected by the floor until then: nobody knows when they were last touched.
 #[derive(Clone, Copy, Debug, Default)]

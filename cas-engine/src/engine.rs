@@ -21,9 +21,10 @@ use crate::disk::Disk;
 use crate::disk::folder::FolderDisk;
 use crate::error::{EngineError, OpenError};
 use crate::format::superblock::{Superblock, SuperblockError};
+use crate::large_upload::LargeUploads;
 use crate::recovery::{self, Recovered};
 use crate::stepper::Stepper;
-use crate::upload::{BeginUpload, LargeUploads, Upload};
+use crate::upload::{BeginUpload, Upload};
 
 pub(crate) const SUPERBLOCK_NAME: &str = "superblock";
 

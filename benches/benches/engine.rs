@@ -1,11 +1,12 @@
 //! The engine over a real folder: appends, hot reads, FindMissing, action hits, recovery.
 //!
 //! Rates include everything the engine does for the operation (hashing on appends, checks on reads); the reference for
-//! appends is the hash alone, in the same group.
+//! appends is the hash alone, and a bare write with fdatasync, in the same group.
 
 #![allow(missing_docs)] // `criterion_group!` makes public items.
 
 use std::hint::black_box;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use cask_benches::{blob, digest_of, fill, open};
@@ -58,6 +59,18 @@ fn appends(criterion: &mut Criterion) {
         let data = blob(1, length_bytes);
         group.bench_function(BenchmarkId::new("hash alone", length_bytes), |bencher| {
             bencher.iter(|| digest_of(black_box(&data)));
+        });
+        group.bench_function(BenchmarkId::new("bare write and fdatasync", length_bytes), |bencher| {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let file = std::fs::File::create(folder.path().join("bare")).expect("a file");
+            // Over and over the same preallocated range, as a recycled segment is written.
+            file.write_all_at(&vec![0; 64 << 20], 0).expect("written");
+            let mut offset = 0;
+            bencher.iter(|| {
+                file.write_all_at(&data, offset).expect("written");
+                file.sync_data().expect("synced");
+                offset = (offset + data.len() as u64) % (64 << 20);
+            });
         });
         for (name, durability, in_flight) in [
             ("written, 64 at once", Durability::Written, 64),

@@ -184,12 +184,25 @@ impl Core {
 
     fn sync_batch(&self, touched: &[Arc<Segment>], written: &mut [Written]) {
         for segment in touched {
-            let Err(error) = segment.file().sync() else { continue };
+            let Err(error) = segment.file().sync() else {
+                self.note_synced(segment);
+                continue;
+            };
             self.quarantine_segment(segment, &error);
             for one in written.iter_mut() {
                 if one.outcome.as_ref().is_ok_and(|location| location.segment() == segment.number()) {
                     one.outcome = Err(EngineError::Storage(error.to_string()));
                 }
+            }
+        }
+    }
+
+    /// Only the writer appends to the lanes of new records, and it is the writer that synced: all entries are covered.
+    fn note_synced(&self, segment: &Arc<Segment>) {
+        for class in NEW_LANES {
+            let mut lane = self.lane(class).lock();
+            if let Some(open) = lane.open.as_mut().filter(|open| Arc::ptr_eq(&open.segment, segment)) {
+                open.synced_count = open.entries.len();
             }
         }
     }

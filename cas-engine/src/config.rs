@@ -170,10 +170,10 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
 }
 
-/// The ring of touch epochs must span the lease. With no (or a short) lease it still orders touches, so a period is
-/// never shorter than a second.
+/// The ring of touch epochs must span the lease. With no (or a short) lease it still orders touches; periods shorter than
+/// five seconds would only make work for the sweep.
 fn epoch_length(lease_ms: u64) -> EpochLength {
-    EpochLength { length_ms: lease_ms.div_ceil(u64::from(EpochLength::AGE_PERIODS_MAX) - 1).max(1000) }
+    EpochLength { length_ms: lease_ms.div_ceil(u64::from(EpochLength::AGE_PERIODS_MAX) - 1).max(5000) }
 }
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ pub(crate) struct Core {
     pub(crate) nonces: AtomicU64,
     /// Period of the touch epochs in which maintenance ran last.
     pub(crate) maintained_period: AtomicU64,
+    pub(crate) touches_saved_ms: AtomicU64,
 }
 
 /// What a look at a record found.
@@ -131,6 +132,14 @@ impl Core {
         (header.record_length_bytes() == location.length_bytes() as usize).then_some(header)
     }
 
+    /// The header at a location, waiting for the disk where needed; the pin keeps it true.
+    pub(crate) fn header_of_record(&self, location: Location) -> Option<(RecordHeader, PinnedRange)> {
+        let range = self.pin(location)?;
+        range.make_resident().ok()?;
+        let header = self.header_at(&range, location)?;
+        Some((header, range))
+    }
+
     fn check(
         &self,
         range: PinnedRange,
@@ -180,9 +189,17 @@ impl Core {
     /// `Full`, with advice.
     pub(crate) fn full(&self, until_ms: u64) -> EngineError {
         self.counters.uploads_refused.fetch_add(1, Ordering::Relaxed);
-        let wait_ms = until_ms.saturating_sub(self.clock.now_ms()).max(1000);
+        let now_ms = self.clock.now_ms();
+        let retry_after = Duration::from_millis(until_ms.saturating_sub(now_ms).max(1000));
+        if self.ledger.disk_is_full(now_ms) {
+            return EngineError::Full {
+                retry_after,
+                advice: "the disk under it has no room for what --max-size allows; free some, or lower --max-size"
+                    .to_owned(),
+            };
+        }
         EngineError::Full {
-            retry_after: Duration::from_millis(wait_ms),
+            retry_after,
             advice: format!(
                 "everything in it was used within the lease floor of {} s; raise --max-size (now {} bytes) or lower --lease-floor",
                 self.plan.lease_floor_ms / 1000,

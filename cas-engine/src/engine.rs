@@ -195,7 +195,9 @@ impl Engine {
                 done(outcome);
             }
         }));
-        if let (Err(error), Some(done)) = (finished, done.lock().take()) {
+        if let Err(error) = finished
+            && let Some(done) = done.lock().take()
+        {
             done(Err(error));
         }
     }
@@ -349,6 +351,7 @@ fn open_core(
     };
     let core = Core {
         maintained_period: AtomicU64::new(now_ms / plan.epochs.length_ms),
+        touches_saved_ms: AtomicU64::new(now_ms),
         plan,
         superblock,
         keyer,

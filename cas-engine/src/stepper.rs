@@ -10,6 +10,9 @@ use crate::core::Core;
 use crate::segment::reclaimer::ReclaimStep;
 use crate::writer::WriterStep;
 
+/// Touches are saved no more often than this.
+const TOUCHES_INTERVAL_MS: u64 = 60_000;
+
 /// Handle on the background work of an engine.
 #[derive(Clone)]
 pub struct Stepper {
@@ -36,7 +39,8 @@ impl Stepper {
         self.core.step_reclaimer()
     }
 
-    /// Once a period of the touch epochs: ages the index and saves the touches. Returns whether it was time.
+    /// Once a period of the touch epochs: ages the index, and saves the touches when that was a while ago. Returns whether it was
+    /// time.
     pub fn maintain(&self) -> bool {
         self.core.step_maintenance()
     }
@@ -62,6 +66,11 @@ impl Core {
             return false;
         }
         self.index.age(self.plan.epochs, now_ms);
+        let saved_ms = self.touches_saved_ms.load(Ordering::Relaxed);
+        if now_ms.saturating_sub(saved_ms) < TOUCHES_INTERVAL_MS {
+            return true;
+        }
+        self.touches_saved_ms.store(now_ms, Ordering::Relaxed);
         if let Err(error) = self.save_touches() {
             tracing::warn!(event = "touches_not_saved", %error, "the order of eviction may not survive a crash");
         }

@@ -153,6 +153,11 @@ impl Upload {
             data.len()
         );
         self.hasher.update(data);
+        if self.part_count > 0 && self.staged.capacity() == 0 {
+            // Who has sent a whole part will send the next one.
+            let left = self.digest.size_bytes() - self.received_bytes;
+            self.staged.reserve_exact(left.min(u64::from(self.core.plan.geometry.part_size_bytes)) as usize);
+        }
         self.staged.extend_from_slice(data);
         self.received_bytes += data.len() as u64;
         Ok(())

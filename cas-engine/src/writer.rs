@@ -12,6 +12,7 @@ use crate::commit_queue::{Publish, Submission};
 use crate::config::Durability;
 use crate::core::Core;
 use crate::error::EngineError;
+use crate::format::record::RecordKind;
 use crate::format::segment::LaneClass;
 use crate::segment::Segment;
 use crate::segment::lane::{Lane, OpenSegment, Outgoing};
@@ -163,7 +164,19 @@ impl Core {
     }
 
     pub(crate) fn quarantine(&self, open: &OpenSegment, error: &std::io::Error) {
-        let lost = open.unsynced().filter(|(key, location)| self.index.remove(*key, *location)).count();
+        let mut lost = 0;
+        for (key, location) in open.unsynced() {
+            // A large blob that lost a part is gone: its head must not go on saying that it is there.
+            if let Some((header, _)) =
+                self.header_of_record(location).filter(|(header, _)| header.kind == RecordKind::Part)
+            {
+                let head = self.keyer.blob(&header.digest);
+                if let Some(found) = self.index.get(head) {
+                    self.index.remove(head, found.location);
+                }
+            }
+            lost += usize::from(self.index.remove(key, location));
+        }
         self.ledger.quarantine(open.segment.number());
         self.counters.quarantined_segments.fetch_add(1, Ordering::Relaxed);
         tracing::error!(event = "segment_quarantined", segment = open.segment.number(), lost, %error, "a write or sync failed");

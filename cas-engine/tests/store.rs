@@ -93,6 +93,29 @@ fn content_that_does_not_match_is_refused_and_nothing_is_stored() {
     assert_eq!(store.engine().stats().uploads_open, 0);
 }
 
+/// The one-call put answers exactly once: stored, refused at the start, refused at the end.
+#[test]
+fn a_whole_put_always_answers() {
+    let store = Store::new(small(32));
+    let blob = data(1, 2 * PART + 5);
+    let digest = sha256(&blob);
+    for (what, digest, data, stored) in [
+        ("wrong", digest, &data(2, 2 * PART + 5)[..], false),
+        ("short", digest, &blob[1..], false),
+        ("long", digest, &[&blob[..], b"x"].concat()[..], false),
+        ("right", digest, &blob[..], true),
+        ("again", digest, &blob[..], true),
+        ("empty", sha256(b""), b"", true),
+    ] {
+        let (sender, answer) = std::sync::mpsc::channel();
+        store.engine().put(digest, data, Box::new(move |outcome| sender.send(outcome).unwrap()));
+        while store.stepper().write() == WriterStep::Worked {}
+        assert_eq!(answer.try_recv().unwrap().is_ok(), stored, "{what}");
+        assert!(answer.try_recv().is_err(), "{what}: one answer");
+        assert_eq!(store.present(&digest), stored, "{what}");
+    }
+}
+
 #[test]
 fn a_blob_over_the_limit_is_refused_before_a_byte_is_sent() {
     let mut options = small(32);

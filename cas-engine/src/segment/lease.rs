@@ -3,14 +3,15 @@
 //! Three reasons to keep a unit (a record, or the parts of one large blob), strongest first:
 //! 1. *Floor*: touched within the lease floor. Always kept; a segment full of such is left alone.
 //! 2. *Target*: touched within the lease. Kept while the store turns over slower than the lease. When it turns over
-//!    faster it is too small for the promise: then only a quarter of the segment is kept, last touched first, and what
-//!    is dropped inside its lease is counted.
-//! 3. *Recency*: hit since it was written. Kept, last touched first, while the whole stays under a quarter of the
-//!    segment (write amplification at most 1.33).
+//!    faster it is too small for the promise: what was never hit then goes in the order it was written, which is the
+//!    order of its last touch, and what is dropped inside its lease is counted.
+//! 3. *Recency*: hit since it was written. Kept, last touched first, up to a quarter of the segment, or more on credit:
+//!    what the store has written and not rewritten so far. Over its life write amplification stays at 1.33, and a
+//!    working set that was uploaded in one burst, so that whole segments are hot, is kept whole.
 
 use cask_index::EpochLength;
 
-/// At most this share of a segment is written again for reasons weaker than a lease that can be kept.
+/// This share of a segment may always be written again for recency.
 const KEEP_SHARE: (u64, u64) = (1, 4);
 /// A segment of which more than this share is protected by the floor is not worth reclaiming.
 const FLOOR_SHARE_MAX: (u64, u64) = (15, 16);
@@ -37,6 +38,8 @@ pub(crate) struct LeaseTerms {
     pub(crate) epochs: EpochLength,
     /// The segment was sealed longer ago than the lease.
     pub(crate) outlived_lease: bool,
+    /// Bytes that may be rewritten before the store's write amplification exceeds its bound.
+    pub(crate) credit_bytes: u64,
 }
 
 /// What to do with a segment.
@@ -87,16 +90,11 @@ pub(crate) fn judge(units: &[Unit], segment_bytes: u64, terms: &LeaseTerms) -> V
         .collect();
     let mut kept_bytes: u64 = units.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(unit, _)| unit.bytes).sum();
 
-    let budget = segment_bytes * KEEP_SHARE.0 / KEEP_SHARE.1;
-    let mut rest: Vec<usize> = (0..units.len())
-        .filter(|position| !keep[*position])
-        .filter(|position| units[*position].hit || (!terms.outlived_lease && terms.leased(&units[*position])))
-        .collect();
-    // Hit before never hit, then last touched first; the log's order decides between equals, for determinism.
-    rest.sort_by_key(|position| {
-        let unit = &units[*position];
-        (!unit.hit, unit.age_periods.map_or(u8::MAX, |age| age), *position)
-    });
+    let share = segment_bytes * KEEP_SHARE.0 / KEEP_SHARE.1;
+    let budget = share.max(terms.credit_bytes.min(floor_bytes_max));
+    let mut rest: Vec<usize> = (0..units.len()).filter(|position| !keep[*position] && units[*position].hit).collect();
+    // Last touched first; the log's order decides between equals, for determinism.
+    rest.sort_by_key(|position| (units[*position].age_periods.unwrap_or(u8::MAX), *position));
     for position in rest {
         if kept_bytes + units[position].bytes <= budget {
             kept_bytes += units[position].bytes;
@@ -119,6 +117,7 @@ mod tests {
             lease_floor_ms: floor_min * MINUTE,
             epochs: EpochLength { length_ms: 5 * MINUTE },
             outlived_lease,
+            credit_bytes: 0,
         }
     }
 
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_turns_over_too_fast_keeps_the_last_touched_quarter_and_counts() {
+    fn a_store_that_turns_over_too_fast_keeps_what_was_hit_and_counts_the_rest() {
         let units =
             [unit(200, Some(9), false), unit(200, Some(4), false), unit(200, Some(8), true), unit(40, Some(30), true)];
         let verdict = judge(&units, 1000, &terms(240, 10, false));
@@ -177,6 +176,21 @@ mod tests {
             verdict,
             Verdict::Reclaim { keep: vec![false, true, false, true], kept_bytes: 250, leases_broken: 0 }
         );
+    }
+
+    /// Tools uploaded together fill whole segments; dropping three quarters of them would be the quarter's letter and not
+    /// its purpose.
+    #[test]
+    fn a_burst_that_is_hot_throughout_is_kept_on_credit() {
+        let units = [unit(300, Some(0), true), unit(300, Some(0), true), unit(300, Some(0), true)];
+        let mut terms = terms(0, 0, true);
+        assert_eq!(kept(&units, &terms), [false, false, false], "each is more than a quarter");
+        terms.credit_bytes = 700;
+        assert_eq!(kept(&units, &terms), [true, true, false]);
+        terms.credit_bytes = u64::MAX;
+        assert_eq!(kept(&units, &terms), [true, true, true]);
+        let all = [unit(500, Some(0), true), unit(500, Some(0), true)];
+        assert_eq!(kept(&all, &terms), [true, false], "reclaim frees something");
     }
 
     #[test]

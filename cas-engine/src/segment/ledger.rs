@@ -19,6 +19,10 @@ use crate::format::segment::LaneClass;
 const RESERVED_FOR_RECLAIM: u32 = 1;
 /// After the disk refused a new segment, how long until it is asked again.
 const GROWTH_RETRY_MS: u64 = 5_000;
+/// A lane that waited so long is told to refuse: readers hold what was reclaimed, or there is nothing to reclaim.
+const WAIT_MS_MAX: u64 = 10_000;
+/// ... and to come back after this.
+const WAIT_RETRY_MS: u64 = 1_000;
 
 /// A sealed segment, as reclaim sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +52,9 @@ pub(crate) struct SegmentCounts {
 
 #[derive(Debug, Default)]
 struct State {
-    free: Vec<u32>,
+    /// Longest free first. Used again in this order: until a segment is, a crash brings its records back, and what it
+    /// brings back must never be older than what was written over.
+    free: VecDeque<u32>,
     /// Oldest first.
     sealed: VecDeque<Sealed>,
     draining: Vec<u32>,
@@ -62,6 +68,8 @@ struct State {
     exhausted_until_ms: Option<u64>,
     /// A lane waits for a segment.
     wanted: bool,
+    /// Since when a lane waits in vain.
+    waiting_since_ms: Option<u64>,
 }
 
 /// See the module's head.
@@ -103,7 +111,7 @@ impl Ledger {
     pub(crate) fn recovered(&self, free: Vec<u32>, sealed: Vec<Sealed>, sequence_max: u64) {
         let mut state = self.state.lock();
         state.unmade = (0..self.table.len() as u32).rev().filter(|number| self.segment(*number).is_none()).collect();
-        state.free = free;
+        state.free = free.into();
         state.sealed = sealed.into();
         state.next_sequence = sequence_max + 1;
     }
@@ -116,31 +124,50 @@ impl Ledger {
         if self.available(&state, now_ms) <= reserved {
             return Err(match state.exhausted_until_ms {
                 Some(until_ms) if now_ms < until_ms => NoSpace::Exhausted { until_ms },
-                _ => {
-                    state.exhausted_until_ms = None;
-                    state.wanted = true;
-                    self.changed.notify_all();
-                    NoSpace::Wait
-                }
+                _ => self.wait_for_reclaim(&mut state, now_ms),
             });
         }
-        let number = match state.free.pop() {
+        let number = match state.free.pop_front() {
             Some(number) => number,
             None => match self.make_file(&mut state) {
                 Ok(number) => number,
                 Err(error) => {
                     tracing::warn!(event = "growth_refused", %error, "cannot make a segment file; going on with those there are");
                     state.growth_blocked_until_ms = now_ms + GROWTH_RETRY_MS;
-                    state.wanted = true;
-                    self.changed.notify_all();
-                    return Err(NoSpace::Wait);
+                    return Err(self.wait_for_reclaim(&mut state, now_ms));
                 }
             },
         };
+        state.waiting_since_ms = None;
         let sequence = state.next_sequence;
         state.next_sequence += 1;
         let segment = self.segment(number).expect("a free segment has a file");
         Ok((Arc::clone(segment), sequence))
+    }
+
+    fn wait_for_reclaim(&self, state: &mut State, now_ms: u64) -> NoSpace {
+        let since_ms = *state.waiting_since_ms.get_or_insert(now_ms);
+        if now_ms.saturating_sub(since_ms) >= WAIT_MS_MAX {
+            let until_ms = now_ms + WAIT_RETRY_MS;
+            state.exhausted_until_ms = Some(until_ms);
+            state.waiting_since_ms = None;
+            return NoSpace::Exhausted { until_ms };
+        }
+        state.exhausted_until_ms = None;
+        state.wanted = true;
+        self.changed.notify_all();
+        NoSpace::Wait
+    }
+
+    /// True while the disk has no room for the segments that `max_size` would allow.
+    pub(crate) fn disk_is_full(&self, now_ms: u64) -> bool {
+        now_ms < self.state.lock().growth_blocked_until_ms
+    }
+
+    /// True when no segment is sealed or about to be free: reclaim has nothing to work on.
+    pub(crate) fn nothing_to_reclaim(&self) -> bool {
+        let state = self.state.lock();
+        state.sealed.is_empty() && state.draining.is_empty()
     }
 
     /// Allocating a file happens at most once for each segment of the store, so it may hold the lock.
@@ -193,7 +220,10 @@ impl Ledger {
 
     /// The reclaimer found nothing it may take before `until_ms`.
     pub(crate) fn declare_exhausted(&self, until_ms: u64) {
-        self.state.lock().exhausted_until_ms = Some(until_ms);
+        let mut state = self.state.lock();
+        state.exhausted_until_ms = Some(until_ms);
+        state.waiting_since_ms = None;
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -229,6 +259,7 @@ impl Ledger {
         state.sealed.retain(|sealed| sealed.number != number);
         state.draining.push(number);
         state.exhausted_until_ms = None;
+        state.waiting_since_ms = None;
         self.collect_drained(&mut state);
         drop(state);
         self.changed.notify_all();
@@ -245,7 +276,7 @@ impl Ledger {
         draining.retain(|number| {
             let drained = self.segment(*number).expect("draining segments have a file").close_if_unpinned();
             if drained {
-                free.push(*number);
+                free.push_back(*number);
             }
             !drained
         });

@@ -25,6 +25,8 @@ const CANDIDATES_WEIGHED: usize = 8;
 const MOVE_BYTES_MAX: usize = 4 << 20;
 /// After a candidate could not be handled (a failed read or write), how long until it is looked at again.
 const TROUBLE_RETRY_MS: u64 = 10_000;
+/// The disk is full and the store too small yet to reclaim anything: how long uploads are refused before a new try.
+const DISK_FULL_RETRY_MS: u64 = 5_000;
 
 /// What a step of the reclaimer came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +113,14 @@ impl Core {
                     self.ledger.declare_exhausted(until_ms);
                     ReclaimStep::Exhausted { until_ms }
                 }
+                None if self.ledger.disk_is_full(now_ms)
+                    && self.ledger.nothing_to_reclaim()
+                    && self.sealing.lock().is_empty() =>
+                {
+                    let until_ms = now_ms + DISK_FULL_RETRY_MS;
+                    self.ledger.declare_exhausted(until_ms);
+                    ReclaimStep::Exhausted { until_ms }
+                }
                 _ => ReclaimStep::Waits,
             },
         }
@@ -169,6 +179,7 @@ impl Core {
             lease_floor_ms: self.plan.lease_floor_ms,
             epochs: self.plan.epochs,
             outlived_lease: now_ms.saturating_sub(sealed.sealed_ms) >= self.plan.lease_ms,
+            credit_bytes: self.rewrite_credit_bytes(),
         };
         match judge(&units, u64::from(self.plan.geometry.segment_size_bytes), &terms) {
             Verdict::Reclaim { keep, kept_bytes, leases_broken } => {
@@ -180,6 +191,12 @@ impl Core {
                 None
             }
         }
+    }
+
+    /// What may be rewritten before write amplification, since the store was opened, exceeds 4/3.
+    fn rewrite_credit_bytes(&self) -> u64 {
+        let appended = self.counters.appended_bytes.load(Ordering::Relaxed);
+        (appended / 3).saturating_sub(self.counters.reinserted_bytes.load(Ordering::Relaxed))
     }
 
     fn unit_of(&self, found: Found, bytes: u64, sealed: Sealed, now_ms: u64) -> Unit {
@@ -231,13 +248,6 @@ impl Core {
         let (head, _) = self.header_of_record(found.location)?;
         let names_it = head.kind == RecordKind::Head && head.part?.nonce == nonce;
         names_it.then_some(Touched { key: head_key, found })
-    }
-
-    fn header_of_record(&self, location: Location) -> Option<(RecordHeader, PinnedRange)> {
-        let range = self.pin(location)?;
-        range.make_resident().ok()?;
-        let header = self.header_at(&range, location)?;
-        Some((header, range))
     }
 
     fn reclaim(&self, judged: Judged, now_ms: u64) -> ReclaimStep {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dispatch::Dispatch;
 use super::listen::Stream;
+use super::stall::StallGuard;
 
 /// A connection that has not made a request by then is closed: whoever opens connections without using them takes places
 /// from those who build.
@@ -20,6 +21,9 @@ const FIRST_REQUEST_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long an HTTP/1 client may take over a request's head, which includes how long it may keep an idle connection.
 const HEADER_WAIT_MAX: Duration = Duration::from_secs(75);
+
+/// How long a client may not read what it is sent.
+const WRITE_STALL_WAIT_MAX: Duration = Duration::from_secs(120);
 
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
@@ -81,7 +85,8 @@ impl Protocol {
                 dispatch.clone().answer(request)
             }
         });
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
+        let connection =
+            self.builder.serve_connection(TokioIo::new(StallGuard::new(stream, WRITE_STALL_WAIT_MAX)), service);
         let mut connection = std::pin::pin!(connection);
 
         let outcome = tokio::select! {

@@ -4,3 +4,4 @@ mod connection;
 pub(crate) mod dispatch;
 pub(crate) mod listen;
 pub(crate) mod server;
+mod stall;

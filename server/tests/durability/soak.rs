@@ -98,14 +98,12 @@ async fn soak() {
     let server = Server::start(Options::without_leases(&format!("{}MiB", max_size_mib())));
     let cache = Cache::connect(&server).await;
 
-    // A sixteenth of the store at the most, asked for all the time.
+    // A thirty-second of the store, written in one go and asked for all the time, as a build's tools are.
     let mut working_set = Vec::new();
     let mut size_bytes = 0;
-    for seed in 0..24 {
+    while size_bytes < max_size_bytes / 32 {
+        let seed = working_set.len() as u64;
         let data = bytes(0x3057_0000 + seed, [500, 20_000, 90_000, 400_000][seed as usize % 4]);
-        if size_bytes + data.len() as u64 > max_size_bytes / 16 {
-            break;
-        }
         size_bytes += data.len() as u64;
         working_set.push((seed, cache.store(&data).await));
     }

@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::EngineError;
 use crate::format::record::RecordHeader;
 use crate::format::segment::LaneClass;
-use crate::upload::LargeUpload;
+use crate::large_upload::LargeUpload;
 
 /// Called once, when the data is stored (to the configured durability) or has failed. Runs on an engine thread, or on
 /// the caller's where the answer is known at once; must not block.

@@ -5,6 +5,7 @@
 //! `Core` has no threads and never waits for one: everything it does happens in a call, with time from its [`Clock`] and
 //! bytes through its [`Disk`]. `background` drives it in production, a test drives it step by step.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,10 +22,10 @@ use crate::error::EngineError;
 use crate::format::record::{RecordHeader, RecordKind, payload_checksum};
 use crate::format::segment::LaneClass;
 use crate::format::superblock::Superblock;
+use crate::large_upload::LargeUploads;
 use crate::segment::lane::{Lane, OpenSegment};
 use crate::segment::ledger::Ledger;
 use crate::segment::{Pin, PinnedRange};
-use crate::upload::LargeUploads;
 
 /// Entries that came from a crash are protected by the floor until then: nobody knows when they were last touched.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,7 +43,7 @@ pub(crate) struct Core {
     /// By [`LaneClass::index`].
     pub(crate) lanes: [Mutex<Lane>; 4],
     /// Segments that took their last record and wait for the syncer.
-    pub(crate) sealing: Mutex<Vec<OpenSegment>>,
+    pub(crate) sealing: Mutex<VecDeque<OpenSegment>>,
     pub(crate) queue: CommitQueue,
     /// Uploads of large blobs under way: their parts have no head yet.
     pub(crate) large_uploads: Arc<LargeUploads>,

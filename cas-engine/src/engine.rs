@@ -21,9 +21,10 @@ use crate::disk::Disk;
 use crate::disk::folder::FolderDisk;
 use crate::error::{EngineError, OpenError};
 use crate::format::superblock::{Superblock, SuperblockError};
+use crate::large_upload::LargeUploads;
 use crate::recovery::{self, Recovered};
 use crate::stepper::Stepper;
-use crate::upload::{BeginUpload, LargeUploads, Upload};
+use crate::upload::{BeginUpload, Upload};
 
 pub(crate) const SUPERBLOCK_NAME: &str = "superblock";
 
@@ -358,7 +359,7 @@ fn open_core(
         index,
         ledger,
         lanes: lanes.map(Mutex::new),
-        sealing: Mutex::new(sealing),
+        sealing: Mutex::new(sealing.into()),
         queue: CommitQueue::default(),
         large_uploads: Arc::new(LargeUploads::default()),
         crash_protection,

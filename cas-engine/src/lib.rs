@@ -24,6 +24,7 @@ mod engine;
 mod error;
 pub mod format;
 mod hash;
+mod large_upload;
 mod recovery;
 mod segment;
 mod stepper;

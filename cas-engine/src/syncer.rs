@@ -49,8 +49,9 @@ impl Core {
     fn seal_full_segments(&self) -> usize {
         let mut sealed = 0;
         loop {
-            // Taken out one at a time: a segment that is neither open nor sealing has the syncer as its only owner.
-            let Some(full) = self.sealing.lock().pop() else { return sealed };
+            // Taken out one at a time, oldest first: a segment that is neither open nor sealing has the syncer as its
+            // only owner.
+            let Some(full) = self.sealing.lock().pop_front() else { return sealed };
             self.seal(full);
             sealed += 1;
         }

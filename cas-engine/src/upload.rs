@@ -5,12 +5,10 @@
 //! when the whole hash is right, entered only when every part is stored, and only it makes the blob visible. Parts
 //! without a head are garbage that reclaim drops.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cask_index::Digest;
-use parking_lot::Mutex;
 
 use crate::commit_queue::{Completion, Publish, Submission};
 use crate::core::Core;
@@ -18,48 +16,10 @@ use crate::error::EngineError;
 use crate::format::record::{PartTag, RecordHeader, RecordKind, payload_checksum};
 use crate::format::segment::LaneClass;
 use crate::hash::Hasher;
+use crate::large_upload::LargeUpload;
 
 /// Staging starts at this capacity: a stream that promises much and sends little holds little.
 const STAGING_BYTES_FIRST: u64 = 64 * 1024;
-
-/// Nonces of the large uploads under way: reclaim keeps their parts.
-#[derive(Default)]
-pub(crate) struct LargeUploads(Mutex<HashSet<u64>>);
-
-impl LargeUploads {
-    fn begin(self: &Arc<Self>, nonce: u64) -> Arc<LargeUpload> {
-        self.0.lock().insert(nonce);
-        Arc::new(LargeUpload { nonce, uploads: Arc::clone(self), failure: Mutex::new(None) })
-    }
-
-    pub(crate) fn contains(&self, nonce: u64) -> bool {
-        self.0.lock().contains(&nonce)
-    }
-}
-
-/// What the parts and the head of one upload share; under way until the last of them is dropped.
-pub(crate) struct LargeUpload {
-    nonce: u64,
-    uploads: Arc<LargeUploads>,
-    failure: Mutex<Option<EngineError>>,
-}
-
-impl LargeUpload {
-    pub(crate) fn part_failed(&self, error: &EngineError) {
-        self.failure.lock().get_or_insert_with(|| error.clone());
-    }
-
-    /// The first failure of a part, if there was one.
-    pub(crate) fn require_intact(&self) -> Result<(), EngineError> {
-        self.failure.lock().clone().map_or(Ok(()), Err)
-    }
-}
-
-impl Drop for LargeUpload {
-    fn drop(&mut self) {
-        self.uploads.0.lock().remove(&self.nonce);
-    }
-}
 
 /// What `begin_upload` found.
 #[allow(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
@@ -171,7 +131,7 @@ impl Upload {
 
     fn submit_part(&mut self, done: Option<Completion>) {
         let large = self.large.as_ref().expect("only a large blob has parts");
-        let tag = PartTag { nonce: large.nonce, number: self.part_count };
+        let tag = PartTag { nonce: large.nonce(), number: self.part_count };
         self.part_count += 1;
         let payload = std::mem::take(&mut self.staged);
         self.core.queue.submit(
@@ -208,7 +168,7 @@ impl Upload {
         let submission = if self.large.is_some() {
             self.submit_part(None);
             let large = self.large.take().expect("checked above");
-            let tag = PartTag { nonce: large.nonce, number: self.part_count };
+            let tag = PartTag { nonce: large.nonce(), number: self.part_count };
             Submission {
                 class: LaneClass::Large,
                 key,

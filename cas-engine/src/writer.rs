@@ -141,7 +141,7 @@ impl Core {
         match OpenSegment::begin(segment, sequence, class, &self.superblock.store_id, now_ms) {
             Ok(fresh) => {
                 if let Some(full) = lane.open.replace(fresh) {
-                    self.sealing.lock().push(full);
+                    self.sealing.lock().push_back(full);
                 }
                 Ok(())
             }
@@ -204,8 +204,9 @@ impl Core {
         }
         let mut sealing = self.sealing.lock();
         if let Some(position) = sealing.iter().position(|open| Arc::ptr_eq(&open.segment, segment)) {
-            let open = sealing.swap_remove(position);
-            self.quarantine(&open, error);
+            if let Some(open) = sealing.remove(position) {
+                self.quarantine(&open, error);
+            }
         }
     }
 

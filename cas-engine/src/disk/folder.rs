@@ -69,13 +69,6 @@ impl FolderDisk {
         if folder.join(SUPERBLOCK).exists() {
             return Ok(());
         }
-        for entry in fs::read_dir(folder).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let name = name.to_string_lossy();
-            if !IGNORED_NAMES.contains(&name.as_ref()) && !name.ends_with(".new") {
-                return Err(OpenError::NotAStore { folder: folder.to_owned() });
-            }
-        }
         // Segments without the superblock that explains them are somebody's data: never written over.
         let segments = folder.join(SEGMENTS);
         if segments.is_dir() && fs::read_dir(&segments).map_err(failed)?.next().is_some() {
@@ -83,6 +76,13 @@ impl FolderDisk {
                 folder: folder.to_owned(),
                 reason: "it is missing, but there are segments".to_owned(),
             });
+        }
+        for entry in fs::read_dir(folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let name = name.to_string_lossy();
+            if !IGNORED_NAMES.contains(&name.as_ref()) && !name.ends_with(".new") {
+                return Err(OpenError::NotAStore { folder: folder.to_owned() });
+            }
         }
         Ok(())
     }

@@ -137,10 +137,10 @@ impl Plan {
             options.max_size_bytes.saturating_sub(metadata_bytes_max) / u64::from(geometry.segment_size_bytes);
         if segment_count < SEGMENT_COUNT_MIN {
             return Err(OpenError::Options(format!(
-                "max size {} holds only {segment_count} segments of {} bytes, at least {SEGMENT_COUNT_MIN} are needed; raise it to {} or more",
+                "a max size of {} bytes is too small for a store of {} MiB segments; raise it to {} MiB or more",
                 options.max_size_bytes,
-                geometry.segment_size_bytes,
-                (SEGMENT_COUNT_MIN + 1) * u64::from(geometry.segment_size_bytes) * 32 / 31,
+                u64::from(geometry.segment_size_bytes) / MIB,
+                ((SEGMENT_COUNT_MIN + 1) * u64::from(geometry.segment_size_bytes) * 32 / 31).div_ceil(MIB),
             )));
         }
         if segment_count > u64::from(Location::SEGMENT_COUNT_MAX) {

@@ -69,6 +69,14 @@ pub(crate) enum Looked {
     Corrupt,
 }
 
+/// What stands at a location.
+enum Checked {
+    Meant(RecordHeader, PinnedRange),
+    /// A sound header of something else.
+    Another,
+    Damaged,
+}
+
 /// A record is looked for again when it moved while it was looked at; reclaim moves a record at most once a rotation.
 const LOOKS_MAX: usize = 4;
 
@@ -109,8 +117,14 @@ impl Core {
                     return Looked::Corrupt;
                 }
             }
-            if let Some((header, payload)) = self.check(range, location, &is_meant) {
-                return Looked::Payload(header, payload);
+            match self.check(range, location, &is_meant) {
+                Checked::Meant(header, payload) => return Looked::Payload(header, payload),
+                // A good record of another digest: the index took a wrong size, or another key, for it. It stays, or
+                // whoever searches for such a size could take anybody's blob away.
+                Checked::Another if self.index.get(key).is_some_and(|now| now.location == location) => {
+                    return Looked::Absent;
+                }
+                Checked::Another | Checked::Damaged => {}
             }
             // The entry may have moved, and its old place been written over, between lookup and pin.
             if self.index.get(key).is_some_and(|now| now.location == location) {
@@ -141,15 +155,17 @@ impl Core {
         Some((header, range))
     }
 
-    fn check(
-        &self,
-        range: PinnedRange,
-        location: Location,
-        is_meant: impl Fn(&RecordHeader) -> bool,
-    ) -> Option<(RecordHeader, PinnedRange)> {
-        let header = self.header_at(&range, location).filter(is_meant)?;
+    fn check(&self, range: PinnedRange, location: Location, is_meant: impl Fn(&RecordHeader) -> bool) -> Checked {
+        let Some(header) = self.header_at(&range, location) else { return Checked::Damaged };
+        if !is_meant(&header) {
+            return Checked::Another;
+        }
         let payload = range.narrow(header.length_bytes() as u32, header.stored_length_bytes);
-        (payload_checksum(payload.as_ref()) == header.payload_checksum).then_some((header, payload))
+        if payload_checksum(payload.as_ref()) == header.payload_checksum {
+            Checked::Meant(header, payload)
+        } else {
+            Checked::Damaged
+        }
     }
 
     pub(crate) fn drop_corrupt(&self, key: Key, location: Location) {

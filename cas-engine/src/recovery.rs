@@ -162,6 +162,8 @@ fn read_headers(
 /// `max_size` was lowered: free files go first, then the oldest segments.
 fn shrink(disk: &Arc<dyn Disk>, plan: &Plan, lives: &mut Vec<Life>, free: &mut Vec<FreeFile>) -> std::io::Result<()> {
     let surplus = (lives.len() + free.len()).saturating_sub(plan.segment_count_max as usize);
+    // One less than there may be, so that reclaim has a segment to move to what it keeps.
+    let surplus = if surplus > 0 && surplus >= free.len() { surplus + 1 } else { surplus };
     lives.sort_unstable_by_key(|life| life.header.sequence);
     let from_free = surplus.min(free.len());
     let gone = free.drain(..from_free).map(|(number, _)| number).collect::<Vec<_>>();

@@ -51,7 +51,12 @@ impl Core {
         loop {
             // Taken out one at a time, oldest first: a segment that is neither open nor sealing has the syncer as its
             // only owner.
-            let Some(full) = self.sealing.lock().pop_front() else { return sealed };
+            let full = {
+                let mut sealing = self.sealing.lock();
+                let published = sealing.front().is_some_and(|full| full.segment.is_published());
+                published.then(|| sealing.pop_front()).flatten()
+            };
+            let Some(full) = full else { return sealed };
             self.seal(full);
             sealed += 1;
         }

@@ -40,6 +40,8 @@ pub enum WriterStep {
 struct Written {
     submission: Submission,
     outcome: Result<Location, EngineError>,
+    /// Where it was written, whatever came of it.
+    segment: Option<u32>,
 }
 
 impl Core {
@@ -65,8 +67,11 @@ impl Core {
         if self.plan.durability == Durability::Synced {
             self.sync_batch(&touched, &mut written);
         }
-        for Written { submission, outcome } in written {
+        for Written { submission, outcome, segment } in written {
             self.publish(submission, outcome);
+            if let Some(segment) = segment.and_then(|number| self.ledger.segment(number)) {
+                segment.published();
+            }
         }
         WriterStep::Worked
     }
@@ -89,16 +94,19 @@ impl Core {
                     Ok(()) => continue,
                     Err(Unopened::Space(NoSpace::Wait)) => return rest,
                     Err(Unopened::Space(NoSpace::Exhausted { until_ms })) => {
-                        written.extend(
-                            rest.into_iter()
-                                .map(|submission| Written { submission, outcome: Err(self.full(until_ms)) }),
-                        );
+                        written.extend(rest.into_iter().map(|submission| Written {
+                            submission,
+                            outcome: Err(self.full(until_ms)),
+                            segment: None,
+                        }));
                         return Vec::new();
                     }
                     Err(Unopened::Failed(error)) => {
-                        written.extend(
-                            rest.into_iter().map(|submission| Written { submission, outcome: Err(error.clone()) }),
-                        );
+                        written.extend(rest.into_iter().map(|submission| Written {
+                            submission,
+                            outcome: Err(error.clone()),
+                            segment: None,
+                        }));
                         return Vec::new();
                     }
                 }
@@ -111,22 +119,24 @@ impl Core {
                     let bytes: u64 = locations.iter().map(|location| u64::from(location.length_bytes())).sum();
                     self.counters.appended_bytes.fetch_add(bytes, Ordering::Relaxed);
                     let open = lane.open.as_ref().expect("just appended to");
+                    open.segment.written(locations.len());
                     if !touched.iter().any(|segment| Arc::ptr_eq(segment, &open.segment)) {
                         touched.push(Arc::clone(&open.segment));
                     }
-                    written.extend(
-                        batch
-                            .into_iter()
-                            .zip(locations)
-                            .map(|(submission, location)| Written { submission, outcome: Ok(location) }),
-                    );
+                    written.extend(batch.into_iter().zip(locations).map(|(submission, location)| Written {
+                        submission,
+                        outcome: Ok(location),
+                        segment: Some(location.segment()),
+                    }));
                 }
                 Err(error) => {
                     self.abandon(&mut lane, &error);
                     let error = EngineError::Storage(error.to_string());
-                    written.extend(
-                        batch.into_iter().map(|submission| Written { submission, outcome: Err(error.clone()) }),
-                    );
+                    written.extend(batch.into_iter().map(|submission| Written {
+                        submission,
+                        outcome: Err(error.clone()),
+                        segment: None,
+                    }));
                 }
             }
         }

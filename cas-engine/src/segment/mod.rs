@@ -33,12 +33,15 @@ pub(crate) struct Segment {
     /// The present life; changes only while no pin can be taken.
     sequence: AtomicU64,
     pins: AtomicU32,
+    /// Records that are written and not in the index yet. Until there are none the segment is not sealed: reclaim takes
+    /// what the index does not know for dead.
+    unpublished: AtomicU32,
 }
 
 impl Segment {
     /// A segment that cannot be read yet.
     pub(crate) fn new_closed(number: u32, file: Arc<dyn SegmentFile>) -> Self {
-        Self { number, file, sequence: AtomicU64::new(0), pins: AtomicU32::new(CLOSED) }
+        Self { number, file, sequence: AtomicU64::new(0), pins: AtomicU32::new(CLOSED), unpublished: AtomicU32::new(0) }
     }
 
     pub(crate) fn number(&self) -> u32 {
@@ -63,6 +66,18 @@ impl Segment {
     /// Ends the life if nobody looks; afterwards no pin is given until `open_life`.
     pub(crate) fn close_if_unpinned(&self) -> bool {
         self.pins.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    pub(crate) fn written(&self, record_count: usize) {
+        self.unpublished.fetch_add(record_count as u32, Ordering::AcqRel);
+    }
+
+    pub(crate) fn published(&self) {
+        self.unpublished.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_published(&self) -> bool {
+        self.unpublished.load(Ordering::Acquire) == 0
     }
 
     /// Where a record at `offset_bytes` stands, for its header checksum.

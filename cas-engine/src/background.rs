@@ -51,6 +51,21 @@ impl Stop {
     }
 }
 
+/// A thread that ends by a panic leaves a store that cannot write: uploads are refused instead of waiting for ever. Reads
+/// go on.
+struct RefuseOnPanic<'a> {
+    core: &'a Core,
+    thread: &'static str,
+}
+
+impl Drop for RefuseOnPanic<'_> {
+    fn drop(&mut self) {
+        tracing::error!(event = "thread_panicked", thread = self.thread, "uploads are refused from now on");
+        self.core.queue.close();
+        self.core.fail_queued();
+    }
+}
+
 /// The running threads of an engine.
 pub(crate) struct Background {
     core: Arc<Core>,
@@ -62,9 +77,13 @@ pub(crate) struct Background {
 impl Background {
     pub(crate) fn start(core: &Arc<Core>) -> std::io::Result<Self> {
         let stop = Arc::new(Stop::default());
-        let spawn = |name: &str, run: fn(&Arc<Core>, &Stop)| {
+        let spawn = |name: &'static str, run: fn(&Arc<Core>, &Stop)| {
             let (core, stop) = (Arc::clone(core), Arc::clone(&stop));
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&core, &stop))
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                let guard = RefuseOnPanic { core: &core, thread: name };
+                run(&core, &stop);
+                std::mem::forget(guard);
+            })
         };
         let writer = spawn("cask-writer", write)?;
         let others = vec![spawn("cask-syncer", sync)?, spawn("cask-reclaimer", reclaim)?];

@@ -55,6 +55,8 @@ impl Blob {
         if offset == self.size_bytes() {
             return Ok(Some(Bytes::new()));
         }
+        // A slow download is a use: its lease runs from the last chunk, not from the first.
+        self.core.index.touch(self.key, self.core.epoch());
         let part_size_bytes = u64::from(self.core.plan.geometry.part_size_bytes);
         let looked = if self.size_bytes() <= part_size_bytes {
             self.core
@@ -81,6 +83,7 @@ impl Blob {
                 Ok(Some(Bytes::from_owner(range.narrow(skip, expected - skip))))
             }
             Looked::NotResident => Ok(None),
+            Looked::Unreadable(error) => Err(EngineError::Storage(error)),
             Looked::Absent | Looked::Corrupt => Err(self.lost()),
         }
     }
@@ -104,6 +107,7 @@ impl Blob {
                 Ok(Some(*self.head.get_or_init(|| head)))
             }
             Looked::NotResident => Ok(None),
+            Looked::Unreadable(error) => Err(EngineError::Storage(error)),
             Looked::Absent | Looked::Corrupt => Err(self.lost()),
         }
     }

@@ -24,6 +24,7 @@ use crate::format::segment::LaneClass;
 use crate::format::superblock::Superblock;
 use crate::large_upload::LargeUploads;
 use crate::segment::lane::{Lane, OpenSegment};
+use crate::segment::lease::RewriteCredit;
 use crate::segment::ledger::Ledger;
 use crate::segment::{Pin, PinnedRange};
 
@@ -52,6 +53,9 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) nonces: AtomicU64,
+    /// The last stamp drawn.
+    pub(crate) stamps: AtomicU64,
+    pub(crate) rewrite_credit: Mutex<RewriteCredit>,
     /// Period of the touch epochs in which maintenance ran last.
     pub(crate) maintained_period: AtomicU64,
     pub(crate) touches_saved_ms: AtomicU64,
@@ -67,6 +71,13 @@ pub(crate) enum Looked {
     Absent,
     /// There, and damaged: it was taken out of the index.
     Corrupt,
+    /// There, and it could not be read just now (no memory, say).
+    Unreadable(String),
+}
+
+/// What a device says of bytes that are lost, and not of a machine that is short of something.
+fn is_media_error(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EFAULT | libc::EHWPOISON))
 }
 
 /// What stands at a location.
@@ -76,6 +87,9 @@ enum Checked {
     Another,
     Damaged,
 }
+
+/// A stamp is milliseconds and a counter: 44 + 12 bits.
+const STAMP_COUNTER_BITS: u32 = 12;
 
 /// A record is looked for again when it moved while it was looked at; reclaim moves a record at most once a rotation.
 const LOOKS_MAX: usize = 4;
@@ -113,8 +127,11 @@ impl Core {
                 }
                 if let Err(error) = range.make_resident() {
                     tracing::error!(event = "read_failed", segment = location.segment(), offset = location.offset_bytes(), %error, "record unreadable");
-                    self.drop_corrupt(key, location);
-                    return Looked::Corrupt;
+                    if is_media_error(&error) {
+                        self.drop_corrupt(key, location);
+                        return Looked::Corrupt;
+                    }
+                    return Looked::Unreadable(error.to_string());
                 }
             }
             match self.check(range, location, &is_meant) {
@@ -223,6 +240,13 @@ impl Core {
                 self.plan.max_size_bytes
             ),
         }
+    }
+
+    /// Greater than every stamp of this store before, also across restarts (see recovery) and a clock that was set back.
+    pub(crate) fn draw_stamp(&self) -> u64 {
+        let now = self.clock.now_ms() << STAMP_COUNTER_BITS;
+        let next = |last: u64| Some((last + 1).max(now));
+        self.stamps.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map_or(now, |last| (last + 1).max(now))
     }
 
     /// A number that no other large upload of this store has: parts of two uploads never share keys.

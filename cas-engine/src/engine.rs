@@ -23,6 +23,7 @@ use crate::error::{EngineError, OpenError};
 use crate::format::superblock::{Superblock, SuperblockError};
 use crate::large_upload::LargeUploads;
 use crate::recovery::{self, Recovered};
+use crate::segment::lease::RewriteCredit;
 use crate::stepper::Stepper;
 use crate::upload::{BeginUpload, Upload};
 
@@ -280,7 +281,10 @@ impl Core {
     fn mark_clean(&self) -> Result<(), EngineError> {
         self.step_syncer();
         let storage = |error: std::io::Error| EngineError::Storage(error.to_string());
-        self.save_touches().map_err(storage)?;
+        if !self.save_touches().map_err(storage)? {
+            // Without the touches nobody knows what the floor protects: the next start must take it for a crash.
+            return Ok(());
+        }
         let superblock = Superblock { clean: true, ..self.superblock.clone() };
         self.disk.replace_small(SUPERBLOCK_NAME, &superblock.encode()).map_err(storage)
     }
@@ -329,6 +333,7 @@ fn open_core(
         lanes,
         sealing,
         sequence_max,
+        stamp_max,
         blob_count,
         action_count,
         stored_bytes,
@@ -353,6 +358,7 @@ fn open_core(
     let core = Core {
         maintained_period: AtomicU64::new(now_ms / plan.epochs.length_ms),
         touches_saved_ms: AtomicU64::new(now_ms),
+        rewrite_credit: Mutex::new(RewriteCredit::new(&plan)),
         plan,
         superblock,
         keyer,
@@ -366,6 +372,7 @@ fn open_core(
         counters: Counters::default(),
         clock,
         disk,
+        stamps: AtomicU64::new(stamp_max),
         nonces: AtomicU64::new(u64::from_le_bytes(entropy[48..].try_into().expect("8 bytes"))),
     };
     core.counters.corrupt_records.store(corrupt_record_count, Ordering::Relaxed);

@@ -35,6 +35,7 @@ pub(crate) struct Recovered {
     /// Full segments that a crash left without footer.
     pub(crate) sealing: Vec<OpenSegment>,
     pub(crate) sequence_max: u64,
+    pub(crate) stamp_max: u64,
     pub(crate) blob_count: u64,
     pub(crate) action_count: u64,
     pub(crate) stored_bytes: u64,
@@ -76,14 +77,30 @@ pub(crate) fn recover(
     })?;
     let snapshot = disk.read_small(touch_snapshot::FILE_NAME).map_err(io("read"))?;
     let snapshot = snapshot.and_then(|bytes| TouchSnapshot::decode(&bytes)).unwrap_or_default();
-    let mut filling = Filling { index: &index, blob_count: 0, action_count: 0, stored_bytes: 0 };
-    for life in &lives {
-        filling.enter(life, &snapshot, superblock.clean, plan.epochs, now_ms);
+    if superblock.clean && !snapshot.segments.is_empty() {
+        // An orderly close knows every segment in use; the others were free, and what they hold was dropped.
+        let (known, released): (Vec<Life>, Vec<Life>) = lives
+            .into_iter()
+            .partition(|life| snapshot.segments.contains_key(&(life.header.number, life.header.sequence)));
+        lives = known;
+        free.extend(released.into_iter().map(|life| (life.header.number, life.file)));
     }
+    let mut filling = Filling {
+        index: &index,
+        keyer,
+        superblock,
+        plan,
+        snapshot: &snapshot,
+        now_ms,
+        blob_count: 0,
+        action_count: 0,
+        stored_bytes: 0,
+    };
+    filling.enter_all(&lives);
     let Filling { blob_count, action_count, stored_bytes, .. } = filling;
-    let headless = drop_incomplete_heads(&lives, &index, plan, superblock, keyer);
 
     let ledger = Ledger::new(Arc::clone(disk), plan.geometry.segment_size_bytes, plan.segment_count_max, numbers_max);
+    let stamp_max = lives.iter().flat_map(|life| &life.entries).map(|entry| entry.stamp).max().unwrap_or(0);
     let sequence_max = lives.last().map_or(0, |life| life.header.sequence);
     let corrupt_record_count = lives.iter().map(|life| life.corrupt_count).sum::<u64>();
     for (number, file) in &free {
@@ -116,7 +133,8 @@ pub(crate) fn recover(
         lanes,
         sealing,
         sequence_max,
-        blob_count: blob_count - headless,
+        stamp_max,
+        blob_count,
         action_count,
         stored_bytes,
         corrupt_record_count,
@@ -224,7 +242,7 @@ impl Life {
             let bytes = self.file.slice(offset_bytes, size_bytes - offset_bytes);
             let place = RecordPlace { store_id: superblock.store_id, sequence: self.header.sequence, offset_bytes };
             let header = RecordHeader::decode(&bytes[..bytes.len().min(RECORD_HEADER_BYTES_MAX)], &place)
-                .filter(|header| header.record_length_bytes() <= bytes.len());
+                .filter(|header| header.record_length_bytes() <= bytes.len().min(Location::LENGTH_BYTES_MAX as usize));
             let Some(header) = header else {
                 offset_bytes += RECORD_ALIGNMENT_BYTES as u32;
                 continue;
@@ -233,7 +251,13 @@ impl Life {
             match key_of(&header, payload, keyer).filter(|_| payload_checksum(payload) == header.payload_checksum) {
                 Some(key) => {
                     let length_bytes = header.record_length_bytes() as u32;
-                    self.entries.push(FooterEntry { key, offset_bytes, length_bytes, kind: header.kind });
+                    self.entries.push(FooterEntry {
+                        key,
+                        offset_bytes,
+                        length_bytes,
+                        kind: header.kind,
+                        stamp: header.stamp,
+                    });
                     offset_bytes += length_bytes;
                     self.end_bytes = offset_bytes;
                 }
@@ -258,83 +282,96 @@ fn key_of(header: &RecordHeader, payload: &[u8], keyer: &Keyer) -> Option<Key> {
     }
 }
 
+/// Fills the index. Blobs and parts first: records of one key are alike, so the newest segment's will do. Then heads and
+/// actions in order of their stamps: reclaim may have moved an older one into a newer segment, and a head counts only if
+/// all its parts are there.
 struct Filling<'a> {
     index: &'a Table,
+    keyer: &'a Keyer,
+    superblock: &'a Superblock,
+    plan: &'a Plan,
+    snapshot: &'a TouchSnapshot,
+    now_ms: u64,
     blob_count: u64,
     action_count: u64,
     stored_bytes: u64,
 }
 
 impl Filling<'_> {
-    fn enter(&mut self, life: &Life, snapshot: &TouchSnapshot, clean: bool, epochs: EpochLength, now_ms: u64) {
-        let touches = snapshot.segments.get(&(life.header.number, life.header.sequence));
-        let written_ms = life.sealed_ms.unwrap_or(life.header.opened_ms).min(now_ms);
-        let ring_ms = u64::from(EpochLength::AGE_PERIODS_MAX) * epochs.length_ms;
-        let written = if now_ms - written_ms < ring_ms { epochs.epoch_at(written_ms) } else { TouchEpoch::OLD };
-        for (position, entry) in life.entries.iter().enumerate() {
-            let touch = touches
-                .and_then(|touches| touches.get(position))
-                .map(|raw| touch_snapshot::restore(snapshot, epochs, *raw, now_ms));
-            let (touched, hit) = match touch {
-                Some(Some(touch)) => touch,
-                // A clean store's snapshot knows every entry: what is not in it was dropped (damaged, superseded).
-                Some(None) if clean => continue,
-                Some(None) | None => (written, false),
-            };
-            let location = location_of(life.header.number, entry);
-            match self.index.insert(entry.key, location, touched) {
-                Ok(Inserted::New) => {
-                    self.stored_bytes += u64::from(entry.length_bytes);
-                    match entry.kind {
-                        RecordKind::Blob | RecordKind::Head => self.blob_count += 1,
-                        RecordKind::Action => self.action_count += 1,
-                        RecordKind::Part => {}
-                    }
-                }
-                Ok(Inserted::Replaced(before)) => {
-                    self.stored_bytes += u64::from(entry.length_bytes);
-                    self.stored_bytes -= u64::from(before.location.length_bytes());
-                }
-                Err(full) => {
-                    tracing::warn!(event = "index_full", %full, "an entry is left out; raise index_capacity");
-                    continue;
+    /// `lives` in order of sequence.
+    fn enter_all(&mut self, lives: &[Life]) {
+        let mut stamped = Vec::new();
+        for life in lives {
+            for (position, entry) in life.entries.iter().enumerate() {
+                match entry.kind {
+                    RecordKind::Blob | RecordKind::Part => self.enter(life, position, entry),
+                    RecordKind::Head | RecordKind::Action => stamped.push((entry.stamp, life, position)),
                 }
             }
-            if hit {
-                self.index.touch(entry.key, touched);
+        }
+        stamped.sort_by_key(|(stamp, _, _)| *stamp);
+        for (_, life, position) in stamped {
+            let entry = &life.entries[position];
+            if entry.kind == RecordKind::Action || self.is_complete(life, entry) {
+                self.enter(life, position, entry);
             }
         }
     }
-}
 
-/// A head is published after its parts, but a power cut may keep the one and lose the other. Returns how many went.
-fn drop_incomplete_heads(lives: &[Life], index: &Table, plan: &Plan, superblock: &Superblock, keyer: &Keyer) -> u64 {
-    let mut dropped = 0;
-    for life in lives {
-        for entry in life.entries.iter().filter(|entry| entry.kind == RecordKind::Head) {
-            let location = location_of(life.header.number, entry);
-            if index.get(entry.key).is_none_or(|found| found.location != location) {
-                continue;
-            }
-            let place = RecordPlace {
-                store_id: superblock.store_id,
-                sequence: life.header.sequence,
-                offset_bytes: entry.offset_bytes,
-            };
-            let head =
-                life.file.make_resident(entry.offset_bytes, entry.length_bytes).ok().and_then(|()| {
-                    RecordHeader::decode(life.file.slice(entry.offset_bytes, entry.length_bytes), &place)
-                });
-            let complete = head.is_some_and(|head| {
-                let tag = head.part.unwrap_or_default();
-                let part_count = head.digest.size_bytes().div_ceil(u64::from(plan.geometry.part_size_bytes));
-                u64::from(tag.number) == part_count
-                    && (0..tag.number).all(|number| index.get(keyer.part(tag.nonce, number)).is_some())
-            });
-            if !complete && index.remove(entry.key, location) {
-                dropped += 1;
+    /// When and how the record was last touched; `None` for one that a clean store had dropped.
+    fn touch(&self, life: &Life, position: usize) -> Option<(TouchEpoch, bool)> {
+        let epochs = self.plan.epochs;
+        let saved = self.snapshot.segments.get(&(life.header.number, life.header.sequence));
+        if let Some(raw) = saved.and_then(|touches| touches.get(position)) {
+            match touch_snapshot::restore(self.snapshot, epochs, *raw, self.now_ms) {
+                Some(touch) => return Some(touch),
+                // A clean store's snapshot knows every entry: what is not in it was dropped (damaged, superseded).
+                None if self.superblock.clean => return None,
+                None => {}
             }
         }
+        let written_ms = life.sealed_ms.unwrap_or(life.header.opened_ms).min(self.now_ms);
+        let ring_ms = u64::from(EpochLength::AGE_PERIODS_MAX).saturating_mul(epochs.length_ms);
+        let known = self.now_ms - written_ms < ring_ms;
+        Some((if known { epochs.epoch_at(written_ms) } else { TouchEpoch::OLD }, false))
     }
-    dropped
+
+    fn enter(&mut self, life: &Life, position: usize, entry: &FooterEntry) {
+        let Some((touched, hit)) = self.touch(life, position) else { return };
+        match self.index.insert(entry.key, location_of(life.header.number, entry), touched) {
+            Ok(Inserted::New) => match entry.kind {
+                RecordKind::Blob | RecordKind::Head => self.blob_count += 1,
+                RecordKind::Action => self.action_count += 1,
+                RecordKind::Part => {}
+            },
+            Ok(Inserted::Replaced(before)) => self.stored_bytes -= u64::from(before.location.length_bytes()),
+            Err(full) => {
+                tracing::warn!(event = "index_full", %full, "an entry is left out; raise index_capacity");
+                return;
+            }
+        }
+        self.stored_bytes += u64::from(entry.length_bytes);
+        if hit {
+            self.index.touch(entry.key, touched);
+        }
+    }
+
+    /// A head is published after its parts, but a power cut may keep the one and lose the other.
+    fn is_complete(&self, life: &Life, entry: &FooterEntry) -> bool {
+        let place = RecordPlace {
+            store_id: self.superblock.store_id,
+            sequence: life.header.sequence,
+            offset_bytes: entry.offset_bytes,
+        };
+        let resident = life.file.make_resident(entry.offset_bytes, entry.length_bytes);
+        let head = resident
+            .ok()
+            .and_then(|()| RecordHeader::decode(life.file.slice(entry.offset_bytes, entry.length_bytes), &place));
+        head.is_some_and(|head| {
+            let tag = head.part.unwrap_or_default();
+            let part_count = head.digest.size_bytes().div_ceil(u64::from(self.plan.geometry.part_size_bytes));
+            u64::from(tag.number) == part_count
+                && (0..tag.number).all(|number| self.index.get(self.keyer.part(tag.nonce, number)).is_some())
+        })
+    }
 }

@@ -25,7 +25,7 @@ impl Core {
                 (open.synced_count < open.entries.len()).then(|| (Arc::clone(&open.segment), open.entries.len()))
             });
             let Some((segment, count)) = dirty else { continue };
-            match segment.file().sync() {
+            match segment.sync() {
                 Ok(()) => {
                     synced += 1;
                     self.move_watermark(class, &segment, count);
@@ -64,7 +64,7 @@ impl Core {
 
     pub(crate) fn seal(&self, mut full: OpenSegment) {
         let sealed_ms = self.clock.now_ms();
-        let footed = full.segment.file().sync().and_then(|()| {
+        let footed = full.segment.sync().and_then(|()| {
             full.synced_count = full.entries.len();
             full.write_footer(sealed_ms, self.plan.geometry.segment_size_bytes)
         });

@@ -14,19 +14,26 @@ use crate::format::touches::TouchSnapshot;
 use crate::segment::lane::location_of;
 
 pub(crate) const FILE_NAME: &str = "touches";
+/// What the superblock, the lock and the folders themselves may take of the metadata's share.
+const OTHER_METADATA_BYTES: u64 = 32 * 1024;
 const NO_ENTRY: u8 = 0;
 const OLDER_THAN_THE_RING: u8 = 1;
 const AGE_BASE: u8 = 2;
 const HIT: u8 = 0x80;
 
 impl Core {
-    pub(crate) fn save_touches(&self) -> std::io::Result<()> {
+    /// False when there are too many records for the snapshot's share of the store.
+    pub(crate) fn save_touches(&self) -> std::io::Result<bool> {
         let now_ms = self.clock.now_ms();
         let mut segments = HashMap::new();
         for sealed in self.ledger.sealed_segments() {
-            if let Some(footer) = self.read_footer(sealed) {
-                segments
-                    .insert((sealed.number, sealed.sequence), self.touches_of(sealed.number, &footer.entries, now_ms));
+            let touches =
+                self.read_footer(sealed).map(|footer| self.touches_of(sealed.number, &footer.entries, now_ms));
+            segments.insert((sealed.number, sealed.sequence), touches.unwrap_or_default());
+        }
+        for number in self.ledger.quarantined_segments() {
+            if let Some(segment) = self.ledger.segment(number) {
+                segments.insert((number, segment.sequence()), Vec::new());
             }
         }
         for class in LaneClass::ALL {
@@ -38,15 +45,18 @@ impl Core {
         }
         let snapshot = TouchSnapshot { saved_ms: now_ms, period_ms: self.plan.epochs.length_ms, segments };
         // Twice: the old one stands beside the new one until that is complete.
-        if snapshot.encoded_bytes() * 2 + 4096 > self.plan.metadata_bytes_max {
+        if snapshot.encoded_bytes() * 2 + OTHER_METADATA_BYTES > self.plan.metadata_bytes_max {
             tracing::warn!(
                 event = "touches_not_saved",
                 bytes = snapshot.encoded_bytes(),
                 "too many records for a touch snapshot"
             );
-            return Ok(());
+            // An old snapshot is worse than none.
+            self.disk.replace_small(FILE_NAME, &TouchSnapshot::default().encode())?;
+            return Ok(false);
         }
-        self.disk.replace_small(FILE_NAME, &snapshot.encode())
+        self.disk.replace_small(FILE_NAME, &snapshot.encode())?;
+        Ok(true)
     }
 
     fn touches_of(&self, number: u32, entries: &[FooterEntry], now_ms: u64) -> Vec<u8> {
@@ -74,7 +84,8 @@ pub(crate) fn restore(
         NO_ENTRY => None,
         OLDER_THAN_THE_RING => Some((TouchEpoch::OLD, hit)),
         age => {
-            let touched_ms = snapshot.saved_ms.saturating_sub(u64::from(age - AGE_BASE) * snapshot.period_ms);
+            let touched_ms =
+                snapshot.saved_ms.saturating_sub(u64::from(age - AGE_BASE).saturating_mul(snapshot.period_ms));
             // A clock that was set back must not make anything younger than now.
             let touched_ms = touched_ms.min(now_ms);
             let age_ms = now_ms - touched_ms;

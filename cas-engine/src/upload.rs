@@ -172,7 +172,10 @@ impl Upload {
             Submission {
                 class: LaneClass::Large,
                 key,
-                header: header_of(RecordKind::Head, self.digest, Some(tag), &[]),
+                header: RecordHeader {
+                    stamp: self.core.draw_stamp(),
+                    ..header_of(RecordKind::Head, self.digest, Some(tag), &[])
+                },
                 payload: Vec::new(),
                 publish: Publish::Head(large),
                 done: Some(done),
@@ -208,6 +211,7 @@ pub(crate) fn header_of(kind: RecordKind, digest: Digest, part: Option<PartTag>,
         kind,
         digest,
         part,
+        stamp: 0,
         stored_length_bytes: payload.len() as u32,
         payload_checksum: payload_checksum(payload),
     }

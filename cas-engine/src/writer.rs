@@ -174,6 +174,7 @@ impl Core {
     }
 
     pub(crate) fn quarantine(&self, open: &OpenSegment, error: &std::io::Error) {
+        open.segment.fail(error);
         let mut lost = 0;
         for (key, location) in open.unsynced() {
             // A large blob that lost a part is gone: its head must not go on saying that it is there.
@@ -194,7 +195,7 @@ impl Core {
 
     fn sync_batch(&self, touched: &[Arc<Segment>], written: &mut [Written]) {
         for segment in touched {
-            let Err(error) = segment.file().sync() else {
+            let Err(error) = segment.sync() else {
                 self.note_synced(segment);
                 continue;
             };
@@ -226,10 +227,9 @@ impl Core {
             }
         }
         let mut sealing = self.sealing.lock();
-        if let Some(position) = sealing.iter().position(|open| Arc::ptr_eq(&open.segment, segment)) {
-            if let Some(open) = sealing.remove(position) {
-                self.quarantine(&open, error);
-            }
+        let position = sealing.iter().position(|open| Arc::ptr_eq(&open.segment, segment));
+        if let Some(open) = position.and_then(|position| sealing.remove(position)) {
+            self.quarantine(&open, error);
         }
     }
 
@@ -241,7 +241,14 @@ impl Core {
                 upload.require_intact()?;
             }
             match self.index.insert(key, location, self.epoch()) {
-                Ok(_) => Ok(()),
+                // The syncer may have met the disk's error between the write and now.
+                Ok(_) => match self.ledger.segment(location.segment()).and_then(|segment| segment.failure()) {
+                    None => Ok(()),
+                    Some(failure) => {
+                        self.index.remove(key, location);
+                        Err(EngineError::Storage(failure))
+                    }
+                },
                 Err(TableFull) => Err(self.index_full()),
             }
         });

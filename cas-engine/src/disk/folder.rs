@@ -120,7 +120,7 @@ impl Disk for FolderDisk {
         for entry in fs::read_dir(self.folder.join(SEGMENTS))? {
             let name = entry?.file_name();
             // Stray files are not ours to judge: they are left alone and do not stop a start.
-            match name.to_str().filter(|name| name.len() == 8).and_then(|name| u32::from_str_radix(name, 16).ok()) {
+            match name.to_str().and_then(segment_number) {
                 Some(number) => numbers.push(number),
                 None => {
                     tracing::warn!(event = "stray_file", name = %name.to_string_lossy(), "not a segment, left alone")
@@ -165,6 +165,12 @@ impl Disk for FolderDisk {
     fn remove_segment(&self, number: u32) -> io::Result<()> {
         fs::remove_file(self.segment_path(number))
     }
+}
+
+/// The number in a segment file's name; only the spelling that we write counts.
+fn segment_number(name: &str) -> Option<u32> {
+    let number = u32::from_str_radix(name, 16).ok()?;
+    (name == format!("{number:08x}")).then_some(number)
 }
 
 /// Reserves every block, so that a later write never meets a full disk.

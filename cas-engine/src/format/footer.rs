@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! entry   0                16       20       24   25                32
-//!         | key (16)       | offset | length |kind| zero            |      offset and length in bytes
+//!         | key (16)       | offset | length |kind| stamp           |      offset and length in bytes, stamp 56 bits
 //!
 //! trailer 0        8        12       16               24       28       32               40               48       52
 //!         | magic  | version| count  | sequence       | end    | zero   | sealed ms      | entries xxh3   | crc32c | zero to 64
@@ -11,7 +11,7 @@
 //! `end` is the offset at which the records end. The trailer is the last 64 bytes of the file, the entries stand
 //! before it.
 
-use cask_index::Key;
+use cask_index::{Key, Location};
 
 use super::FORMAT_VERSION;
 use super::layout::{get_array, get_u32, get_u64, put_u32, put_u64};
@@ -38,6 +38,8 @@ pub(crate) struct FooterEntry {
     pub(crate) offset_bytes: u32,
     pub(crate) length_bytes: u32,
     pub(crate) kind: RecordKind,
+    /// The record's stamp.
+    pub(crate) stamp: u64,
 }
 
 impl FooterEntry {
@@ -45,7 +47,7 @@ impl FooterEntry {
         bytes[..16].copy_from_slice(&self.key.to_bytes());
         put_u32(bytes, 16, self.offset_bytes);
         put_u32(bytes, 20, self.length_bytes);
-        bytes[24] = self.kind as u8;
+        put_u64(bytes, 24, self.stamp << 8 | self.kind as u64);
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
@@ -54,6 +56,7 @@ impl FooterEntry {
             offset_bytes: get_u32(bytes, 16),
             length_bytes: get_u32(bytes, 20),
             kind: RecordKind::from_u8(bytes[24])?,
+            stamp: get_u64(bytes, 24) >> 8,
         })
     }
 }
@@ -119,7 +122,7 @@ impl Footer {
             entry.offset_bytes.checked_add(entry.length_bytes).is_some_and(|end| end <= segment_size_bytes)
                 && entry.offset_bytes.is_multiple_of(64)
                 && entry.length_bytes.is_multiple_of(64)
-                && entry.length_bytes > 0
+                && (1..=Location::LENGTH_BYTES_MAX).contains(&entry.length_bytes)
         };
         entries.iter().all(in_bounds).then(|| Self {
             sequence: get_u64(trailer, SEQUENCE_AT),
@@ -140,6 +143,7 @@ mod tests {
             offset_bytes: 4096 + number * 128,
             length_bytes: 128,
             kind: RecordKind::Blob,
+            stamp: u64::from(number) << 40,
         };
         Footer {
             sequence: 77,
@@ -158,7 +162,7 @@ mod tests {
         assert_eq!(Footer::announced_bytes(trailer, 77, 1 << 20), Some(bytes.len() as u32));
         assert_eq!(Footer::announced_bytes(trailer, 78, 1 << 20), None, "the trailer of an earlier life");
         assert_eq!(Footer::decode(&bytes, 1 << 20), Some(footer));
-        let golden: Vec<u8> = [[1; 16].as_slice(), &[0x80, 0x10, 0, 0, 0x80, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let golden: Vec<u8> = [[1; 16].as_slice(), &[0x80, 0x10, 0, 0, 0x80, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0]].concat();
         assert_eq!(&bytes[32..64], golden);
     }
 

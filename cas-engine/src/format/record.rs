@@ -5,8 +5,8 @@
 //! |magic|ver|kind|enc |func|flag|zero| raw size       | stored | crc32c | payload xxh3   | hash, first 32  |
 //!
 //! with flag EXTENDED, 64 bytes more:
-//! 64                               96               104      108                              128
-//! | hash, last 32                  | nonce          | number | zero                           |
+//! 64                               96               104      108      112              120      128
+//! | hash, last 32                  | nonce          | number | zero   | stamp          | zero   |
 //! ```
 //!
 //! The header's CRC-32C is seeded with the store's id, the segment's sequence and the record's offset: a header left by an earlier
@@ -35,13 +35,14 @@ const HASH_AT: usize = CHECKSUM_AT + 8;
 const HASH_REST_AT: usize = HASH_AT + 32;
 const NONCE_AT: usize = HASH_REST_AT + 32;
 const NUMBER_AT: usize = NONCE_AT + 8;
+const STAMP_AT: usize = NUMBER_AT + 8;
 
 /// Records start at multiples of this.
 pub const RECORD_ALIGNMENT_BYTES: usize = 64;
 const PLAIN_BYTES: usize = 64;
 /// Header with the extension; the most a header takes.
 pub const RECORD_HEADER_BYTES_MAX: usize = 128;
-const _: () = assert!(HASH_REST_AT == PLAIN_BYTES && NUMBER_AT + 4 <= RECORD_HEADER_BYTES_MAX);
+const _: () = assert!(HASH_REST_AT == PLAIN_BYTES && STAMP_AT + 8 <= RECORD_HEADER_BYTES_MAX);
 
 /// What a record holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +83,9 @@ pub struct RecordHeader {
     pub digest: Digest,
     /// For parts and heads.
     pub part: Option<PartTag>,
+    /// For heads and actions, of which another may be written under the same key: the later one has the greater stamp,
+    /// wherever reclaim has moved either. 56 bits. 0 for the others: their key says what they are.
+    pub stamp: u64,
     /// Bytes of payload that follow the header.
     pub stored_length_bytes: u32,
     /// XXH3-64 of the payload.
@@ -110,14 +114,18 @@ pub fn record_length_bytes(header_length_bytes: usize, stored_length_bytes: usiz
 }
 
 impl RecordHeader {
-    /// 64, or 128 where the hash or the part tag needs the extension.
+    /// 64, or 128 where the hash, the part tag or the stamp needs the extension.
     pub fn length_bytes(&self) -> usize {
-        Self::length_bytes_for(self.digest.function(), self.part.is_some())
+        Self::length_bytes_for(self.digest.function(), self.kind)
     }
 
     /// As [`RecordHeader::length_bytes`], before there is a header.
-    pub fn length_bytes_for(function: DigestFunction, has_part: bool) -> usize {
-        if has_part || function.hash_length_bytes() > 32 { RECORD_HEADER_BYTES_MAX } else { PLAIN_BYTES }
+    pub fn length_bytes_for(function: DigestFunction, kind: RecordKind) -> usize {
+        if kind != RecordKind::Blob || function.hash_length_bytes() > 32 {
+            RECORD_HEADER_BYTES_MAX
+        } else {
+            PLAIN_BYTES
+        }
     }
 
     /// Bytes from this record's start to the next one's.
@@ -145,6 +153,7 @@ impl RecordHeader {
             let part = self.part.unwrap_or_default();
             put_u64(bytes, NONCE_AT, part.nonce);
             put_u32(bytes, NUMBER_AT, part.number);
+            put_u64(bytes, STAMP_AT, self.stamp);
         }
         let crc = header_crc(bytes, place);
         put_u32(bytes, CRC_AT, crc);
@@ -163,7 +172,7 @@ impl RecordHeader {
         let kind = RecordKind::from_u8(bytes[KIND_AT])?;
         let function = DigestFunction::from_wire_number(i32::from(bytes[FUNCTION_AT]))?;
         let has_part = matches!(kind, RecordKind::Part | RecordKind::Head);
-        if length_bytes != Self::length_bytes_for(function, has_part) || bytes[ENCODING_AT] != 0 {
+        if length_bytes != Self::length_bytes_for(function, kind) || bytes[ENCODING_AT] != 0 {
             return None;
         }
         let mut hash = [0_u8; 64];
@@ -176,6 +185,7 @@ impl RecordHeader {
             kind,
             digest,
             part: has_part.then(|| PartTag { nonce: get_u64(bytes, NONCE_AT), number: get_u32(bytes, NUMBER_AT) }),
+            stamp: if extended { get_u64(bytes, STAMP_AT) } else { 0 },
             stored_length_bytes: get_u32(bytes, STORED_AT),
             payload_checksum: get_u64(bytes, CHECKSUM_AT),
         })
@@ -215,6 +225,11 @@ mod tests {
                     kind,
                     digest,
                     part,
+                    stamp: if matches!(kind, RecordKind::Head | RecordKind::Action) {
+                        0x00AB_CDEF_0123_4567
+                    } else {
+                        0
+                    },
                     stored_length_bytes: 1234,
                     payload_checksum: 0x0102_0304_0506_0708,
                 });
@@ -266,6 +281,7 @@ mod tests {
             kind: RecordKind::Blob,
             digest,
             part: None,
+            stamp: 0,
             stored_length_bytes: 5,
             payload_checksum: payload_checksum(b"hello"),
         };

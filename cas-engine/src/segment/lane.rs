@@ -48,7 +48,7 @@ impl OpenSegment {
     ) -> io::Result<Self> {
         let header = SegmentHeader { number: segment.number(), sequence, class, opened_ms: now_ms };
         segment.file().write_at(0, &[IoSlice::new(&header.encode(store_id))])?;
-        segment.file().sync()?;
+        segment.sync()?;
         segment.open_life(sequence);
         Ok(Self { segment, end_bytes: SEGMENT_HEADER_BYTES, entries: Vec::new(), synced_count: 0 })
     }
@@ -136,6 +136,7 @@ impl Lane {
             offset_bytes: location.offset_bytes(),
             length_bytes: location.length_bytes(),
             kind: record.header.kind,
+            stamp: record.header.stamp,
         }));
         Ok(locations)
     }

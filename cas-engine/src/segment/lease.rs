@@ -2,14 +2,17 @@
 //!
 //! Three reasons to keep a unit (a record, or the parts of one large blob), strongest first:
 //! 1. *Floor*: touched within the lease floor. Always kept; a segment full of such is left alone.
-//! 2. *Target*: touched within the lease. Kept while the store turns over slower than the lease. When it turns over
-//!    faster it is too small for the promise: what was never hit then goes in the order it was written, which is the
-//!    order of its last touch, and what is dropped inside its lease is counted.
-//! 3. *Recency*: hit since it was written. Kept, last touched first, up to a quarter of the segment, or more on credit:
-//!    what the store has written and not rewritten so far. Over its life write amplification stays at 1.33, and a
-//!    working set that was uploaded in one burst, so that whole segments are hot, is kept whole.
+//! 2. *Target*: touched within the lease, in a segment older than the lease (in a younger one what was never hit goes in
+//!    the order it was written, which is the order of its last touch).
+//! 3. *Recency*: hit since it was written.
+//!
+//! The last two are kept, last touched first, up to a quarter of the segment, or more on [`RewriteCredit`]. So over time
+//! write amplification stays at 1.33, and yet a working set that was uploaded in one burst, so that whole segments are
+//! hot, is kept whole. What is dropped inside its lease is counted: the store is too small for the promise.
 
 use cask_index::EpochLength;
+
+use crate::config::Plan;
 
 /// This share of a segment may always be written again for recency.
 const KEEP_SHARE: (u64, u64) = (1, 4);
@@ -38,15 +41,50 @@ pub(crate) struct LeaseTerms {
     pub(crate) epochs: EpochLength,
     /// The segment was sealed longer ago than the lease.
     pub(crate) outlived_lease: bool,
-    /// Bytes that may be rewritten before the store's write amplification exceeds its bound.
+    /// What [`RewriteCredit`] has.
     pub(crate) credit_bytes: u64,
+}
+
+/// Bytes that may be rewritten before write amplification exceeds its bound: a third of what is appended, saved up to a
+/// limit, so that a store that was quiet for long does not rewrite itself for hours.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RewriteCredit {
+    bytes: u64,
+    bytes_max: u64,
+    appended_seen: u64,
+    rewritten_seen: u64,
+}
+
+impl RewriteCredit {
+    /// Full at the start: what was hot before a restart may be moved at once.
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let bytes_max = (plan.max_size_bytes / 32).max(2 * u64::from(plan.geometry.segment_size_bytes));
+        Self { bytes: bytes_max, bytes_max, appended_seen: 0, rewritten_seen: 0 }
+    }
+
+    /// Brings it up to date with the counters and says what there is.
+    pub(crate) fn update(&mut self, appended_bytes: u64, rewritten_bytes: u64) -> u64 {
+        let earned = (appended_bytes - self.appended_seen) / 3;
+        let spent = rewritten_bytes - self.rewritten_seen;
+        self.bytes = (self.bytes + earned).min(self.bytes_max).saturating_sub(spent);
+        // What the division leaves over is earned the next time.
+        self.appended_seen += earned * 3;
+        self.rewritten_seen = rewritten_bytes;
+        self.bytes
+    }
 }
 
 /// What to do with a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Keep the units so marked and reclaim the rest.
-    Reclaim { keep: Vec<bool>, kept_bytes: u64, leases_broken: u64 },
+    Reclaim {
+        keep: Vec<bool>,
+        /// Those of them that the floor protects.
+        floor: Vec<bool>,
+        kept_bytes: u64,
+        leases_broken: u64,
+    },
     /// Too much is protected by the floor; worth a look again after this time.
     TooYoung { retry_after_ms: u64 },
 }
@@ -69,14 +107,14 @@ impl LeaseTerms {
 
 /// Decides over the live units of a segment of `segment_bytes`.
 pub(crate) fn judge(units: &[Unit], segment_bytes: u64, terms: &LeaseTerms) -> Verdict {
-    let mut floor: Vec<(u64, u64)> =
+    let mut floor_left: Vec<(u64, u64)> =
         units.iter().map(|unit| (terms.floor_left_ms(unit), unit.bytes)).filter(|(left_ms, _)| *left_ms > 0).collect();
-    let floor_bytes: u64 = floor.iter().map(|(_, bytes)| bytes).sum();
+    let floor_bytes: u64 = floor_left.iter().map(|(_, bytes)| bytes).sum();
     let floor_bytes_max = segment_bytes * FLOOR_SHARE_MAX.0 / FLOOR_SHARE_MAX.1;
     if floor_bytes > floor_bytes_max {
-        floor.sort_unstable();
+        floor_left.sort_unstable();
         let mut excess = floor_bytes - floor_bytes_max;
-        let last = floor.iter().find(|(_, bytes)| {
+        let last = floor_left.iter().find(|(_, bytes)| {
             let enough = *bytes >= excess;
             excess = excess.saturating_sub(*bytes);
             enough
@@ -84,15 +122,15 @@ pub(crate) fn judge(units: &[Unit], segment_bytes: u64, terms: &LeaseTerms) -> V
         return Verdict::TooYoung { retry_after_ms: last.map_or(1, |(left_ms, _)| *left_ms).max(1) };
     }
 
-    let mut keep: Vec<bool> = units
-        .iter()
-        .map(|unit| terms.floor_left_ms(unit) > 0 || (terms.outlived_lease && terms.leased(unit)))
-        .collect();
-    let mut kept_bytes: u64 = units.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(unit, _)| unit.bytes).sum();
+    let floor: Vec<bool> = units.iter().map(|unit| terms.floor_left_ms(unit) > 0).collect();
+    let mut keep = floor.clone();
+    let mut kept_bytes = floor_bytes;
 
     let share = segment_bytes * KEEP_SHARE.0 / KEEP_SHARE.1;
     let budget = share.max(terms.credit_bytes.min(floor_bytes_max));
-    let mut rest: Vec<usize> = (0..units.len()).filter(|position| !keep[*position] && units[*position].hit).collect();
+    let wanted = |unit: &Unit| unit.hit || (terms.outlived_lease && terms.leased(unit));
+    let mut rest: Vec<usize> =
+        (0..units.len()).filter(|position| !keep[*position] && wanted(&units[*position])).collect();
     // Last touched first; the log's order decides between equals, for determinism.
     rest.sort_by_key(|position| (units[*position].age_periods.unwrap_or(u8::MAX), *position));
     for position in rest {
@@ -102,7 +140,7 @@ pub(crate) fn judge(units: &[Unit], segment_bytes: u64, terms: &LeaseTerms) -> V
         }
     }
     let leases_broken = units.iter().zip(&keep).filter(|(unit, keep)| !**keep && terms.leased(unit)).count() as u64;
-    Verdict::Reclaim { keep, kept_bytes, leases_broken }
+    Verdict::Reclaim { keep, floor, kept_bytes, leases_broken }
 }
 
 #[cfg(test)]
@@ -151,9 +189,26 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_kept_while_the_store_is_large_enough() {
-        let units = [unit(700, Some(20), false), unit(200, None, false)];
-        assert_eq!(kept(&units, &terms(240, 10, true)), [true, false]);
+    fn a_lease_is_kept_on_credit_last_touched_first_and_counted_when_it_is_not() {
+        let units = [unit(400, Some(20), false), unit(400, Some(10), false), unit(200, None, false)];
+        let mut terms = terms(240, 10, true);
+        terms.credit_bytes = u64::MAX;
+        assert_eq!(kept(&units, &terms), [true, true, false]);
+        terms.credit_bytes = 500;
+        let verdict = judge(&units, 1000, &terms);
+        let keep = vec![false, true, false];
+        assert_eq!(verdict, Verdict::Reclaim { keep, floor: vec![false; 3], kept_bytes: 400, leases_broken: 1 });
+    }
+
+    #[test]
+    fn credit_is_earned_by_appends_and_saved_up_to_a_limit() {
+        let mut credit = RewriteCredit { bytes: 0, bytes_max: 100, appended_seen: 0, rewritten_seen: 0 };
+        assert_eq!(credit.update(30, 0), 10);
+        assert_eq!(credit.update(31, 0), 10);
+        assert_eq!(credit.update(33, 0), 11, "thirds are not lost");
+        assert_eq!(credit.update(33, 5), 6);
+        assert_eq!(credit.update(33, 50), 0, "what the floor took is not owed");
+        assert_eq!(credit.update(9033, 50), 100);
     }
 
     #[test]
@@ -163,7 +218,12 @@ mod tests {
         let verdict = judge(&units, 1000, &terms(240, 10, false));
         assert_eq!(
             verdict,
-            Verdict::Reclaim { keep: vec![false, false, true, true], kept_bytes: 240, leases_broken: 2 }
+            Verdict::Reclaim {
+                keep: vec![false, false, true, true],
+                floor: vec![false; 4],
+                kept_bytes: 240,
+                leases_broken: 2
+            }
         );
     }
 
@@ -174,7 +234,12 @@ mod tests {
         let verdict = judge(&units, 1000, &terms(0, 0, true));
         assert_eq!(
             verdict,
-            Verdict::Reclaim { keep: vec![false, true, false, true], kept_bytes: 250, leases_broken: 0 }
+            Verdict::Reclaim {
+                keep: vec![false, true, false, true],
+                floor: vec![false; 4],
+                kept_bytes: 250,
+                leases_broken: 0
+            }
         );
     }
 

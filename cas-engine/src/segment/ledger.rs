@@ -58,6 +58,7 @@ struct State {
     /// Oldest first.
     sealed: VecDeque<Sealed>,
     draining: Vec<u32>,
+    quarantined: Vec<u32>,
     /// Numbers without a file.
     unmade: Vec<u32>,
     /// Files on disk.
@@ -113,7 +114,7 @@ impl Ledger {
         state.unmade = (0..self.table.len() as u32).rev().filter(|number| self.segment(*number).is_none()).collect();
         state.free = free.into();
         state.sealed = sealed.into();
-        state.next_sequence = sequence_max + 1;
+        state.next_sequence = sequence_max.saturating_add(1);
     }
 
     /// A free segment and the sequence of its next life. Makes a file where none is free and the size allows.
@@ -227,6 +228,13 @@ impl Ledger {
         self.changed.notify_all();
     }
 
+    /// True when no segment is free, none is about to be, and none can be made: whoever needs one to make one free is stuck.
+    pub(crate) fn is_wedged(&self, now_ms: u64) -> bool {
+        let mut state = self.state.lock();
+        self.collect_drained(&mut state);
+        self.available(&state, now_ms) == 0 && state.draining.is_empty()
+    }
+
     /// A segment took its last record and has its footer.
     pub(crate) fn sealed(&self, sealed: Sealed) {
         let mut state = self.state.lock();
@@ -269,6 +277,7 @@ impl Ledger {
     pub(crate) fn quarantine(&self, number: u32) {
         let mut state = self.state.lock();
         state.sealed.retain(|sealed| sealed.number != number);
+        state.quarantined.push(number);
     }
 
     fn collect_drained(&self, state: &mut State) {
@@ -290,6 +299,10 @@ impl Ledger {
 
     pub(crate) fn wake_all(&self) {
         self.changed.notify_all();
+    }
+
+    pub(crate) fn quarantined_segments(&self) -> Vec<u32> {
+        self.state.lock().quarantined.clone()
     }
 
     pub(crate) fn sealed_segments(&self) -> Vec<Sealed> {

@@ -15,10 +15,12 @@ pub(crate) mod lease;
 pub(crate) mod ledger;
 pub(crate) mod reclaimer;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cask_index::Location;
+use parking_lot::Mutex;
 
 use crate::disk::SegmentFile;
 use crate::format::record::RecordPlace;
@@ -36,12 +38,21 @@ pub(crate) struct Segment {
     /// Records that are written and not in the index yet. Until there are none the segment is not sealed: reclaim takes
     /// what the index does not know for dead.
     unpublished: AtomicU32,
+    /// The first error of a write or sync. The kernel reports a lost page once, to whoever syncs next; all must know.
+    failure: Mutex<Option<String>>,
 }
 
 impl Segment {
     /// A segment that cannot be read yet.
     pub(crate) fn new_closed(number: u32, file: Arc<dyn SegmentFile>) -> Self {
-        Self { number, file, sequence: AtomicU64::new(0), pins: AtomicU32::new(CLOSED), unpublished: AtomicU32::new(0) }
+        Self {
+            number,
+            file,
+            sequence: AtomicU64::new(0),
+            pins: AtomicU32::new(CLOSED),
+            unpublished: AtomicU32::new(0),
+            failure: Mutex::new(None),
+        }
     }
 
     pub(crate) fn number(&self) -> u32 {
@@ -50,6 +61,24 @@ impl Segment {
 
     pub(crate) fn file(&self) -> &dyn SegmentFile {
         &*self.file
+    }
+
+    /// Makes all completed writes durable. Once this has failed, or a write has, it fails for ever.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let mut failure = self.failure.lock();
+        if let Some(failure) = &*failure {
+            return Err(io::Error::other(failure.clone()));
+        }
+        self.file.sync().inspect_err(|error| *failure = Some(error.to_string()))
+    }
+
+    pub(crate) fn fail(&self, error: &io::Error) {
+        self.failure.lock().get_or_insert_with(|| error.to_string());
+    }
+
+    /// The error after which nothing written here may be promised.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().clone()
     }
 
     pub(crate) fn sequence(&self) -> u64 {
@@ -130,7 +159,7 @@ impl PinnedRange {
         self.pin.segment().file().is_resident(self.offset_bytes, self.length_bytes)
     }
 
-    pub(crate) fn make_resident(&self) -> std::io::Result<()> {
+    pub(crate) fn make_resident(&self) -> io::Result<()> {
         self.pin.segment().file().make_resident(self.offset_bytes, self.length_bytes)
     }
 

@@ -66,6 +66,7 @@ struct Judged {
     sealed: Sealed,
     records: Vec<LiveRecord>,
     keep: Vec<bool>,
+    floor: Vec<bool>,
     kept_bytes: u64,
     leases_broken: u64,
 }
@@ -182,9 +183,10 @@ impl Core {
             credit_bytes: self.rewrite_credit_bytes(),
         };
         match judge(&units, u64::from(self.plan.geometry.segment_size_bytes), &terms) {
-            Verdict::Reclaim { keep, kept_bytes, leases_broken } => {
+            Verdict::Reclaim { keep, floor, kept_bytes, leases_broken } => {
                 let keep = records.iter().map(|record| keep[record.unit]).collect();
-                Some(Judged { sealed, records, keep, kept_bytes, leases_broken })
+                let floor = records.iter().map(|record| floor[record.unit]).collect();
+                Some(Judged { sealed, records, keep, floor, kept_bytes, leases_broken })
             }
             Verdict::TooYoung { retry_after_ms } => {
                 self.ledger.set_retry(sealed.sequence, now_ms + retry_after_ms);
@@ -193,10 +195,10 @@ impl Core {
         }
     }
 
-    /// What may be rewritten before write amplification, since the store was opened, exceeds 4/3.
     fn rewrite_credit_bytes(&self) -> u64 {
         let appended = self.counters.appended_bytes.load(Ordering::Relaxed);
-        (appended / 3).saturating_sub(self.counters.reinserted_bytes.load(Ordering::Relaxed))
+        let rewritten = self.counters.reinserted_bytes.load(Ordering::Relaxed);
+        self.rewrite_credit.lock().update(appended, rewritten)
     }
 
     fn unit_of(&self, found: Found, bytes: u64, sealed: Sealed, now_ms: u64) -> Unit {
@@ -251,17 +253,28 @@ impl Core {
     }
 
     fn reclaim(&self, judged: Judged, now_ms: u64) -> ReclaimStep {
-        let Judged { sealed, records, keep, kept_bytes, leases_broken } = judged;
+        let Judged { sealed, records, keep, floor, kept_bytes, mut leases_broken } = judged;
         let (mut kept, mut dropped) = (Vec::with_capacity(records.len()), 0_u64);
-        for (record, keep) in records.into_iter().zip(keep) {
+        for ((record, keep), floor) in records.into_iter().zip(keep).zip(floor) {
             // Who was told "present" since the judgement has a lease: what cannot be dropped is kept.
             if keep || !self.drop_untouched(&record) {
-                kept.push(record);
+                kept.push((record, floor));
             } else {
                 dropped += 1;
             }
         }
-        match self.move_records(&kept) {
+        let mut moved = self.move_records(kept.iter().map(|(record, _)| record));
+        if matches!(moved, Err(Unopened::Space(_))) && self.ledger.is_wedged(now_ms) {
+            // Nothing is free, nothing will be, and what is to be kept has nowhere to go: only the floor is sacred.
+            kept.retain(|(record, floor)| {
+                let goes = !floor && self.drop_untouched(record);
+                dropped += u64::from(goes);
+                leases_broken += u64::from(goes);
+                !goes
+            });
+            moved = self.move_records(kept.iter().map(|(record, _)| record));
+        }
+        match moved {
             Ok(()) => {}
             Err(Unopened::Space(_)) => return ReclaimStep::Waits,
             Err(Unopened::Failed(error)) => {
@@ -302,27 +315,23 @@ impl Core {
 
     /// Appends the records to the reinserted lane, syncs, points the index at the copies. Records that fail their
     /// checks on the way are dropped: a bad copy is worse than a miss.
-    fn move_records(&self, records: &[LiveRecord]) -> Result<(), Unopened> {
+    fn move_records<'a>(&self, records: impl Iterator<Item = &'a LiveRecord>) -> Result<(), Unopened> {
         let mut lane = self.lane(LaneClass::Reinserted).lock();
-        let mut rest = records;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let count = rest
-                .iter()
-                .take_while(|record| {
-                    bytes += record.location.length_bytes() as usize;
-                    bytes <= MOVE_BYTES_MAX
-                })
-                .count()
-                .max(1);
-            let (batch, tail) = rest.split_at(count);
-            self.move_batch(&mut lane, batch)?;
-            rest = tail;
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for record in records {
+            bytes += record.location.length_bytes() as usize;
+            batch.push(record);
+            if bytes >= MOVE_BYTES_MAX {
+                self.move_batch(&mut lane, &batch)?;
+                batch.clear();
+                bytes = 0;
+            }
         }
-        Ok(())
+        self.move_batch(&mut lane, &batch)
     }
 
-    fn move_batch(&self, lane: &mut super::lane::Lane, batch: &[LiveRecord]) -> Result<(), Unopened> {
+    fn move_batch(&self, lane: &mut super::lane::Lane, batch: &[&LiveRecord]) -> Result<(), Unopened> {
         let checked: Vec<(&LiveRecord, RecordHeader, PinnedRange)> =
             batch.iter().filter_map(|record| self.check_for_move(record)).collect();
         let outgoing: Vec<Outgoing<'_>> = checked
@@ -340,7 +349,7 @@ impl Core {
             let segment = lane.open.as_ref().map(|open| std::sync::Arc::clone(&open.segment));
             // What was durable in the old segment must be durable in the new one before the old one is given away.
             let synced = appended.and_then(|locations| {
-                segment.expect("just appended to").file().sync()?;
+                segment.expect("just appended to").sync()?;
                 Ok(locations)
             });
             let locations = match synced {

@@ -106,7 +106,11 @@ impl Cache {
             return Err(EngineError::NotFound.into());
         };
         if !has_closure {
-            let (closure, same_result) = self.closure_of(action.function(), result).await?;
+            let (closure, same_result) = match self.closure_of(action.function(), result).await {
+                // The tree has come meanwhile and is none, or is beyond the limits: nobody can use this result.
+                Err(ActionError::Invalid(_)) => Err(EngineError::NotFound.into()),
+                other => other,
+            }?;
             let mut absent = Vec::new();
             self.engine().find_missing(&closure.digests, &mut absent);
             if !closure.is_complete || !absent.is_empty() {

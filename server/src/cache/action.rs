@@ -76,7 +76,8 @@ impl Cache {
             .get_or_insert_with(|| ExecutedActionMetadata { worker: WORKER_UNKNOWN.to_owned(), ..Default::default() });
         let (closure, result) = self.closure_of(function, result).await?;
         let value = encode_entry(&result, closure.is_complete);
-        let limit_bytes = self.engine().action_value_size_bytes_max();
+        // One that stock gRPC clients cannot receive is no use to them: each get would fail instead of being a miss.
+        let limit_bytes = self.engine().action_value_size_bytes_max().min(self.limits().response_size_bytes_max);
         if value.len() > limit_bytes {
             let (size_bytes, limit_bytes) = (value.len() as u64, limit_bytes as u64);
             return Err(EngineError::TooLarge { size_bytes, limit_bytes }.into());

@@ -56,7 +56,7 @@ impl Listing {
             "" => None,
             token => Some(PageToken::parse(token, options.root)?.last),
         };
-        let slot = cache.tree_slot().await.map_err(answer_of)?;
+        let slot = cache.listing_slot().await.map_err(answer_of)?;
         let mut walk = Walk::new(cache, options.root, slot);
         let mut held = Some(walk.root().await?);
         if let Some(last) = resume_behind {

@@ -1,7 +1,7 @@
 //! Cask's wire: the Remote Execution API and its neighbours as Rust types, resource names, digests on the wire.
 //!
 //! The declarations under `proto/` are our own (names and numbers only) and are held against an independent set of
-//! generated types in `tests/oracle.rs`. Each package is re-exported here under a short name. Used by the server and
+//! generated types in `tests/oracle`. Each package is re-exported here under a short name. Used by the server and
 //! the executor; knows nothing of sockets, storage or policy.
 
 mod compressor;

@@ -62,11 +62,11 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "COUNT", env = "CASK_MAX_CONNECTIONS")]
     pub(crate) max_connections: Option<usize>,
 
-    /// Most uploads open at once
+    /// Most uploads open at once [default: 4096]
     #[arg(long, value_name = "COUNT", env = "CASK_MAX_UPLOADS")]
     pub(crate) max_uploads: Option<usize>,
 
-    /// Most memory for upload bytes that are not written yet
+    /// Most memory for upload bytes that are not written yet [default: 256MiB]
     #[arg(long, value_name = "SIZE", env = "CASK_MAX_STAGED")]
     pub(crate) max_staged: Option<ByteSize>,
 }

@@ -1,7 +1,7 @@
 //! The one table from engine errors to gRPC status and HTTP code.
 //!
-//! Clients retry `UNAVAILABLE`, `RESOURCE_EXHAUSTED`, `ABORTED`, `INTERNAL` and `UNKNOWN`, so a fault that trying again cannot mend never
-//! gets one of these.
+//! Clients retry `UNAVAILABLE`, `RESOURCE_EXHAUSTED`, `ABORTED`, `INTERNAL`, `UNKNOWN`, `CANCELLED` and `DEADLINE_EXCEEDED`, so a
+//! fault that trying again cannot mend never gets one of these.
 
 use std::time::Duration;
 
@@ -174,7 +174,15 @@ mod tests {
     #[test]
     fn only_what_a_retry_can_mend_has_a_code_that_clients_retry() {
         let digest = DigestFunction::Sha256.empty_blob();
-        let retried = [Code::Unavailable, Code::ResourceExhausted, Code::Aborted, Code::Internal, Code::Unknown];
+        let retried = [
+            Code::Unavailable,
+            Code::ResourceExhausted,
+            Code::Aborted,
+            Code::Internal,
+            Code::Unknown,
+            Code::Cancelled,
+            Code::DeadlineExceeded,
+        ];
         for permanent in [
             Answer::from(&EngineError::NotFound),
             Answer::from(&EngineError::TooLarge { size_bytes: 2, limit_bytes: 1 }),

@@ -39,8 +39,10 @@ pub(crate) struct Limits {
     pub(crate) tree_digests_max: usize,
     /// Directories in one `GetTree` message, whatever the client asks for.
     pub(crate) tree_page_directories_max: usize,
-    /// Tree expansions and walks at once: each may hold a decoded tree.
+    /// Trees of action results being opened at once: each may be held decoded.
     pub(crate) concurrent_trees_max: usize,
+    /// `GetTree` listings open at once. Apart from the above, because a client that does not read on holds its listing.
+    pub(crate) concurrent_listings_max: usize,
 }
 
 const MIB: usize = 1024 * 1024;
@@ -63,6 +65,7 @@ impl Default for Limits {
             tree_digests_max: 512 * 1024,
             tree_page_directories_max: 1000,
             concurrent_trees_max: 32,
+            concurrent_listings_max: 32,
         }
     }
 }
@@ -129,6 +132,7 @@ pub(crate) struct Budgets {
     pub(crate) uploads: Budget,
     pub(crate) staged_bytes: Budget,
     pub(crate) trees: Budget,
+    pub(crate) listings: Budget,
 }
 
 impl Budgets {
@@ -137,7 +141,8 @@ impl Budgets {
         Budgets {
             uploads: Budget::new("open uploads", limits.concurrent_uploads_max, wait_max),
             staged_bytes: Budget::new("staged upload bytes", limits.staged_bytes_max, wait_max),
-            trees: Budget::new("tree walks", limits.concurrent_trees_max, wait_max),
+            trees: Budget::new("opened trees", limits.concurrent_trees_max, wait_max),
+            listings: Budget::new("tree listings", limits.concurrent_listings_max, wait_max),
         }
     }
 }

@@ -76,7 +76,8 @@ impl Cache {
             .get_or_insert_with(|| ExecutedActionMetadata { worker: WORKER_UNKNOWN.to_owned(), ..Default::default() });
         let (closure, result) = self.closure_of(function, result).await?;
         let value = encode_entry(&result, closure.is_complete);
-        let limit_bytes = self.engine().action_value_size_bytes_max();
+        // One that stock gRPC clients cannot receive is no use to them: each get would fail instead of being a miss.
+        let limit_bytes = self.engine().action_value_size_bytes_max().min(self.limits().response_size_bytes_max);
         if value.len() > limit_bytes {
             let (size_bytes, limit_bytes) = (value.len() as u64, limit_bytes as u64);
             return Err(EngineError::TooLarge { size_bytes, limit_bytes }.into());
@@ -106,7 +107,11 @@ impl Cache {
             return Err(EngineError::NotFound.into());
         };
         if !has_closure {
-            let (closure, same_result) = self.closure_of(action.function(), result).await?;
+            let (closure, same_result) = match self.closure_of(action.function(), result).await {
+                // The tree has come meanwhile and is none, or is beyond the limits: nobody can use this result.
+                Err(ActionError::Invalid(_)) => Err(EngineError::NotFound.into()),
+                other => other,
+            }?;
             let mut absent = Vec::new();
             self.engine().find_missing(&closure.digests, &mut absent);
             if !closure.is_complete || !absent.is_empty() {

@@ -38,7 +38,14 @@ pub(super) fn closure(
     limits: &Limits,
     read: impl Fn(&Digest, u64) -> Result<Bytes, EngineError>,
 ) -> Result<Closure, ActionError> {
-    let mut walk = Walk { rule: FunctionRule::Named(function), limits, seen: HashSet::new(), digests: Vec::new() };
+    let mut walk = Walk {
+        rule: FunctionRule::Named(function),
+        limits,
+        seen: HashSet::new(),
+        digests: Vec::new(),
+        opened_trees: HashSet::new(),
+        visited_directories: HashSet::new(),
+    };
     for digest in result.output_files.iter().filter_map(|file| file.digest.as_ref()) {
         walk.add_wire(digest)?;
     }
@@ -63,6 +70,10 @@ struct Walk<'a> {
     limits: &'a Limits,
     seen: HashSet<Digest>,
     digests: Vec<Digest>,
+    /// What was opened already, so that a result that names one tree very often costs no more than once. Apart from `seen`,
+    /// because a digest may have been met as something else; a `Tree` with a root digest and one without differ.
+    opened_trees: HashSet<(Digest, bool)>,
+    visited_directories: HashSet<Digest>,
 }
 
 impl Walk<'_> {
@@ -84,7 +95,7 @@ impl Walk<'_> {
     }
 
     /// Adds a `Tree` and what it names; with a root digest also the directories, which then are blobs of their own. False
-    /// when the tree is absent.
+    /// when the tree is absent, told the first time.
     fn tree(
         &mut self,
         digest: Digest,
@@ -95,8 +106,10 @@ impl Walk<'_> {
         if let Some(root) = root {
             self.add_wire(root)?;
         }
-        // Seen before does not end it here: the tree may have been named first without a root digest.
         self.add(digest)?;
+        if !self.opened_trees.insert((digest, has_directory_blobs)) {
+            return Ok(true);
+        }
         let Some(tree) = self.open::<TreeDigests>("Tree", &digest, read)? else { return Ok(false) };
         if tree.children.len() >= self.limits.tree_directories_max {
             return Err(self.too_many_directories());
@@ -114,16 +127,17 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// Adds the `Directory` blobs reachable from `root` and their files. False when one of them is absent.
+    /// Adds the `Directory` blobs reachable from `root` and their files. False when one of them is absent, told the first time.
     fn directories(
         &mut self,
         root: Digest,
         read: impl Fn(&Digest, u64) -> Result<Bytes, EngineError>,
     ) -> Result<bool, ActionError> {
         let mut is_complete = true;
-        // Apart from `seen`, because a directory's digest may have been met as something else.
-        let mut visited = HashSet::from([root]);
-        let mut pending = vec![root];
+        let mut pending = Vec::new();
+        if self.visited_directories.insert(root) {
+            pending.push(root);
+        }
         while let Some(digest) = pending.pop() {
             self.add(digest)?;
             let Some(directory) = self.open::<DirectoryDigests>("Directory", &digest, &read)? else {
@@ -135,11 +149,11 @@ impl Walk<'_> {
             }
             for child in &directory.directories {
                 let child = self.rule.from_wire(child.digest("directory")?)?;
-                if visited.insert(child) {
+                if self.visited_directories.insert(child) {
                     pending.push(child);
                 }
             }
-            if visited.len() > self.limits.tree_directories_max {
+            if self.visited_directories.len() > self.limits.tree_directories_max {
                 return Err(self.too_many_directories());
             }
         }
@@ -320,6 +334,28 @@ mod tests {
         let result =
             result_with(vec![OutputDirectory { root_directory_digest: wire(80), ..OutputDirectory::default() }]);
         check(&result, &blobs, &[1, 2, 3, 4, 80, 81, 82, 83], true);
+    }
+
+    #[test]
+    fn what_is_named_very_often_is_opened_once() {
+        let tree = Tree { root: Some(directory(&[10], &[90])), children: Vec::new() };
+        let blobs = Blobs::default().with(1, &tree).with(80, &directory(&[2], &[81])).with(81, &directory(&[3], &[]));
+        let output = |tree: Option<u8>, root: Option<u8>| OutputDirectory {
+            tree_digest: tree.and_then(wire),
+            root_directory_digest: root.and_then(wire),
+            ..OutputDirectory::default()
+        };
+        let kinds = [output(Some(1), None), output(Some(1), Some(89)), output(None, Some(80)), output(None, Some(81))];
+        let opened = std::cell::Cell::new(0);
+        let read = |digest: &Digest, _| {
+            opened.set(opened.get() + 1);
+            blobs.0.get(digest).cloned().ok_or(EngineError::NotFound)
+        };
+        let result = result_with(kinds.iter().cycle().take(400).cloned().collect());
+        let closure = closure(DigestFunction::Sha256, &result, &limits(), read).unwrap();
+        assert!(closure.is_complete);
+        assert_eq!(opened.get(), 4, "the tree in its two kinds, and two directories");
+        check(&result, &blobs, &[1, 2, 3, 10, 80, 81, 89, 90], true);
     }
 
     #[test]

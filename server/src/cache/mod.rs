@@ -74,8 +74,13 @@ impl Cache {
         }
     }
 
-    /// A place among the tree walks.
-    pub(crate) async fn tree_slot(&self) -> Result<Permit, EngineError> {
+    /// A place among the listings of trees.
+    pub(crate) async fn listing_slot(&self) -> Result<Permit, EngineError> {
+        self.shared.budgets.listings.take(1).await.map_err(over_budget)
+    }
+
+    /// A place among the trees of action results that are being opened.
+    async fn tree_slot(&self) -> Result<Permit, EngineError> {
         self.shared.budgets.trees.take(1).await.map_err(over_budget)
     }
 }

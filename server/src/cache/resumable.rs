@@ -87,10 +87,10 @@ impl ResumableUpload {
         ResumableUpload { cache, session: Some(session), ticket: Some(ticket), overlap_bytes }
     }
 
-    /// Where the client's next byte belongs.
-    pub(crate) fn next_offset(&self) -> u64 {
-        let session = self.session.as_ref().expect(NOT_ENDED);
-        session.received_bytes() - self.overlap_bytes
+    /// What a query would answer, and so where the upload can be resumed; beyond the client's last byte while it repeats
+    /// what was received before.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.session.as_ref().expect(NOT_ENDED).received_bytes()
     }
 
     /// Appends `data`. After an error the upload has ended.

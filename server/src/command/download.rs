@@ -36,13 +36,23 @@ pub(super) fn run(arguments: DownloadArguments) -> Result<(), Failure> {
     })
 }
 
+/// A pipe, a device or a terminal, which is written to and must not be replaced by a file.
+async fn is_special(file: &Path) -> bool {
+    tokio::fs::metadata(file).await.is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}
+
 /// Under another name until it is whole and verified, so that a file of the wanted name is never half a blob.
 async fn to_file(cache: &RemoteCache, digest: Digest, file: &Path) -> Result<(), Failure> {
+    let failed = |error| Failure::Run(format!("cannot write {}: {error}", file.display()));
+    if is_special(file).await {
+        let mut output = tokio::fs::OpenOptions::new().write(true).open(file).await.map_err(failed)?;
+        cache.download_blob(digest, &mut output).await?;
+        return output.flush().await.map_err(failed);
+    }
     let mut partial = file.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
     let outcome = async {
-        let failed = |error| Failure::Run(format!("cannot write {}: {error}", file.display()));
         let mut output = tokio::fs::File::create(&partial).await.map_err(failed)?;
         cache.download_blob(digest, &mut output).await?;
         output.flush().await.map_err(failed)?;

@@ -56,7 +56,7 @@ impl Listing {
             "" => None,
             token => Some(PageToken::parse(token, options.root)?.last),
         };
-        let slot = cache.tree_slot().await.map_err(answer_of)?;
+        let slot = cache.listing_slot().await.map_err(answer_of)?;
         let mut walk = Walk::new(cache, options.root, slot);
         let mut held = Some(walk.root().await?);
         if let Some(last) = resume_behind {
@@ -130,6 +130,8 @@ impl Walk {
     /// The next directory that is present.
     async fn next(&mut self) -> Result<Option<(Digest, Directory)>, Answer> {
         while let Some(digest) = self.queue.pop_front() {
+            // Of what is in memory nothing ever waits: the thread's other connections need their turn.
+            tokio::task::coop::consume_budget().await;
             let bytes = match self.cache.read_whole(&digest, self.cache.limits().tree_size_bytes_max).await {
                 Ok(bytes) => bytes,
                 Err(EngineError::NotFound) => continue,

@@ -19,6 +19,9 @@ use super::stall::StallGuard;
 /// from those who build.
 const FIRST_REQUEST_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// The same while draining: long enough for a request that is on its way.
+const DRAIN_FIRST_REQUEST_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// How long an HTTP/1 client may take over a request's head, which includes how long it may keep an idle connection.
 const HEADER_WAIT_MAX: Duration = Duration::from_secs(75);
 
@@ -93,9 +96,13 @@ impl Protocol {
             outcome = connection.as_mut() => outcome,
             () = draining.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    outcome = connection => outcome,
+                    // Half a head, or a preface and no more: a client that has asked nothing yet is not waited for.
+                    () = silence(&heard, DRAIN_FIRST_REQUEST_WAIT_MAX) => return,
+                }
             }
-            () = silence(&heard) => return,
+            () = silence(&heard, FIRST_REQUEST_WAIT_MAX) => return,
         };
         if let Err(error) = outcome {
             // Clients vanish; this is their ordinary way to.
@@ -105,8 +112,8 @@ impl Protocol {
 }
 
 /// Ends when the first request is overdue; never once there was one.
-async fn silence(heard: &AtomicBool) {
-    tokio::time::sleep(FIRST_REQUEST_WAIT_MAX).await;
+async fn silence(heard: &AtomicBool, wait_max: Duration) {
+    tokio::time::sleep(wait_max).await;
     if heard.load(Relaxed) {
         std::future::pending::<()>().await;
     }

@@ -52,7 +52,7 @@ pub(super) async fn receive(cache: &Cache, mut messages: Streaming<WriteRequest>
         };
         match next {
             Some(next) => message = next,
-            None => return Ok(upload.next_offset()),
+            None => return Ok(upload.received_bytes()),
         }
         if cache.engine().contains(&digest) {
             upload.end();

@@ -137,7 +137,7 @@ impl Plan {
             options.max_size_bytes.saturating_sub(metadata_bytes_max) / u64::from(geometry.segment_size_bytes);
         if segment_count < SEGMENT_COUNT_MIN {
             return Err(OpenError::Options(format!(
-                "a max size of {} bytes is too small for a store of {} MiB segments; raise it to {} MiB or more",
+                "a max size of {} bytes is too small for a store of {} MiB segments (a store keeps the segment size it was made with); raise it to {} MiB or more",
                 options.max_size_bytes,
                 u64::from(geometry.segment_size_bytes) / MIB,
                 ((SEGMENT_COUNT_MIN + 1) * u64::from(geometry.segment_size_bytes) * 32 / 31).div_ceil(MIB),

@@ -228,14 +228,14 @@ impl Core {
         if self.ledger.disk_is_full(now_ms) {
             return EngineError::Full {
                 retry_after,
-                advice: "the disk under it has no room for what --max-size allows; free some, or lower --max-size"
+                advice: "the store is full: the disk under it has no room for what --max-size allows; free some, or lower --max-size"
                     .to_owned(),
             };
         }
         EngineError::Full {
             retry_after,
             advice: format!(
-                "everything in it was used within the lease floor of {} s; raise --max-size (now {} bytes) or lower --lease-floor",
+                "the store is full: everything in it was used within the lease floor of {} s; raise --max-size (now {} bytes) or lower --lease-floor",
                 self.plan.lease_floor_ms / 1000,
                 self.plan.max_size_bytes
             ),

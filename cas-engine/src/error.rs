@@ -30,12 +30,12 @@ pub enum EngineError {
     /// This digest function is not served. Permanent.
     #[error("digest function {} is not supported", .0.name())]
     UnsupportedFunction(DigestFunction),
-    /// No room without breaking the lease floor, or the disk is full.
-    #[error("store is full: {advice}")]
+    /// No room without breaking the lease floor, or the disk or another limit is full.
+    #[error("{advice}")]
     Full {
         /// When trying again may succeed.
         retry_after: Duration,
-        /// What an operator can do.
+        /// What is full, and what an operator can do.
         advice: String,
     },
     /// Found corrupt or unreadable after a part of it had been handed out.

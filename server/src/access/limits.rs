@@ -24,6 +24,8 @@ pub(crate) struct Limits {
     pub(crate) concurrent_uploads_max: usize,
     /// Upload bytes in memory that the store has not written yet: staged, in flight and parked, over all clients.
     pub(crate) staged_bytes_max: usize,
+    /// The same for uploads of up to [`SMALL_PART_BYTES_MAX`], which large ones must not keep out.
+    pub(crate) small_staged_bytes_max: usize,
     /// How long a request waits for a place in a full budget before it is refused.
     pub(crate) budget_wait_max: Duration,
     /// How long an open upload may be silent before it is parked and its stream ended.
@@ -55,6 +57,7 @@ impl Default for Limits {
             response_size_bytes_max: 4 * MIB - 8 * 1024,
             concurrent_uploads_max: 4096,
             staged_bytes_max: 256 * MIB,
+            small_staged_bytes_max: 32 * MIB,
             budget_wait_max: Duration::from_secs(10),
             upload_idle_max: Duration::from_secs(60),
             parked_uploads_max: 1024,
@@ -69,6 +72,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// What counts as small when upload bytes are paid for.
+pub(crate) const SMALL_PART_BYTES_MAX: usize = 32 * 1024;
 
 /// A place in a budget; dropping it gives the place back.
 #[derive(Debug)]
@@ -130,7 +136,10 @@ impl Budget {
 #[derive(Debug)]
 pub(crate) struct Budgets {
     pub(crate) uploads: Budget,
+    /// For parts above [`SMALL_PART_BYTES_MAX`].
     pub(crate) staged_bytes: Budget,
+    /// For the others: however many large uploads crawl, small blobs and action results get through.
+    pub(crate) small_staged_bytes: Budget,
     pub(crate) trees: Budget,
     pub(crate) listings: Budget,
 }
@@ -141,6 +150,7 @@ impl Budgets {
         Budgets {
             uploads: Budget::new("open uploads", limits.concurrent_uploads_max, wait_max),
             staged_bytes: Budget::new("staged upload bytes", limits.staged_bytes_max, wait_max),
+            small_staged_bytes: Budget::new("staged bytes of small uploads", limits.small_staged_bytes_max, wait_max),
             trees: Budget::new("opened trees", limits.concurrent_trees_max, wait_max),
             listings: Budget::new("tree listings", limits.concurrent_listings_max, wait_max),
         }

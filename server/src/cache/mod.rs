@@ -22,7 +22,7 @@ pub(crate) use self::read::BlobStream;
 pub(crate) use self::resumable::StartError;
 pub(crate) use self::upload::PendingPut;
 use self::upload::StagedUpload;
-use crate::access::limits::{Budgets, Limits, OverBudget, Permit};
+use crate::access::limits::{Budgets, Limits, OverBudget, Permit, SMALL_PART_BYTES_MAX};
 
 /// The digest functions that blobs may be stored under; the first is what clients use that do not choose.
 pub(crate) const DIGEST_FUNCTIONS: &[DigestFunction] = &[DigestFunction::Sha256];
@@ -63,7 +63,8 @@ impl Cache {
     /// Pays for upload bytes in memory. When the budget is full, parked uploads go first, the oldest before the others: an
     /// upload somebody is sending is worth more than one that somebody may come back to.
     async fn stage(&self, bytes: usize) -> Result<Permit, EngineError> {
-        let budget = &self.shared.budgets.staged_bytes;
+        let budgets = &self.shared.budgets;
+        let budget = if bytes <= SMALL_PART_BYTES_MAX { &budgets.small_staged_bytes } else { &budgets.staged_bytes };
         loop {
             if let Some(permit) = budget.try_take(bytes) {
                 return Ok(permit);

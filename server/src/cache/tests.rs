@@ -196,6 +196,20 @@ async fn a_full_staging_budget_refuses_with_advice_after_a_bounded_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_uploads_that_crawl_do_not_keep_small_ones_out() {
+    let fixture = Fixture::new();
+    let (large, small) = (content(4, 3 * PART), content(5, 1000));
+    let mut holder = fixture.cache.begin_upload(digest_of(&large)).await.unwrap().unwrap();
+    assert!(timeout(A_WHILE, holder.write(&large)).await.is_err());
+    assert!(fixture.cache.shared.budgets.staged_bytes.try_take(1).is_none());
+    let mut session = fixture.cache.begin_upload(digest_of(&small)).await.unwrap().unwrap();
+    session.write(&small).await.unwrap();
+    drop(holder);
+    fixture.drive(session.finish()).await.unwrap();
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
 async fn parked_uploads_make_room_for_live_ones() {
     let fixture = Fixture::new();
     let (first, second) = (content(6, PART), content(7, 2 * PART));

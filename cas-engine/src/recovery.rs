@@ -155,9 +155,10 @@ fn read_headers(
             continue;
         }
         let file = disk.open_segment(number, plan.geometry.segment_size_bytes)?;
-        let header = file
-            .make_resident(0, SEGMENT_HEADER_BYTES)
-            .map(|()| SegmentHeader::decode(file.slice(0, SEGMENT_HEADER_BYTES), number, &superblock.store_id));
+        let header = file.make_resident(0, SEGMENT_HEADER_BYTES).map(|()| {
+            SegmentHeader::decode(file.slice(0, SEGMENT_HEADER_BYTES), number, &superblock.store_id)
+                .or_else(|| header_from_footer(&*file, number, plan, superblock))
+        });
         match header {
             Ok(Some(header)) => lives.push(Life {
                 header,
@@ -175,6 +176,26 @@ fn read_headers(
         }
     }
     Ok((lives, free))
+}
+
+/// A damaged header must not cost the whole segment: the trailer of a sealed one knows its life, and the first record, which is
+/// tied to store and life, vouches for it.
+fn header_from_footer(
+    file: &dyn SegmentFile,
+    number: u32,
+    plan: &Plan,
+    superblock: &Superblock,
+) -> Option<SegmentHeader> {
+    let trailer_at = plan.geometry.segment_size_bytes - TRAILER_BYTES;
+    file.make_resident(trailer_at, TRAILER_BYTES).ok()?;
+    let sequence = Footer::sequence_of(file.slice(trailer_at, TRAILER_BYTES))?;
+    let place = RecordPlace { store_id: superblock.store_id, sequence, offset_bytes: SEGMENT_HEADER_BYTES };
+    let header_bytes = RECORD_HEADER_BYTES_MAX as u32;
+    file.make_resident(SEGMENT_HEADER_BYTES, header_bytes).ok()?;
+    RecordHeader::decode(file.slice(SEGMENT_HEADER_BYTES, header_bytes), &place)?;
+    tracing::error!(event = "segment_header_damaged", number, sequence, "taken from the footer instead");
+    // A sealed segment takes no more records, so its class no longer matters.
+    Some(SegmentHeader { number, sequence, class: LaneClass::Reinserted, opened_ms: 0 })
 }
 
 /// `max_size` was lowered: free files go first, then the oldest segments.

@@ -125,6 +125,29 @@ fn a_wrong_size_that_collides_does_not_evict_the_blob() {
     assert_eq!(store.get(&digest).unwrap(), blob);
 }
 
+/// A bit of a sealed segment's first block is lost: the records behind it are not.
+#[test]
+fn a_damaged_segment_header_costs_no_blob() {
+    let mut store = Store::new(small(16));
+    let digests: Vec<Digest> = (0..4 * 15).map(|seed| store.put(&data(seed, PART)).unwrap()).collect();
+    store.stepper().run_until_idle();
+    store.crash_after(|folder| {
+        for path in support::segment_files(folder) {
+            let bytes = std::fs::read(&path).unwrap();
+            if bytes[bytes.len() - 64..].starts_with(b"CASKFOOT") {
+                let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+                file.write_all_at(&[bytes[20] ^ 1], 20).unwrap();
+            }
+        }
+    });
+    for (seed, digest) in digests.iter().enumerate() {
+        assert_eq!(store.get(digest).unwrap(), data(seed as u64, PART), "{seed}");
+    }
+    for seed in 0..20 * 15 {
+        store.put(&data(1000 + seed, PART)).unwrap();
+    }
+}
+
 /// A disk whose syncs run something in between, as another thread would.
 struct HookedDisk {
     disk: FolderDisk,

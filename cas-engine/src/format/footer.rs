@@ -97,14 +97,19 @@ impl Footer {
         bytes
     }
 
-    /// Bytes of footer that the trailer (the last 64 bytes of a segment of `sequence`) announces; `None` when it is
-    /// no trailer of this life.
-    pub(crate) fn announced_bytes(trailer: &[u8], sequence: u64, segment_size_bytes: u32) -> Option<u32> {
+    /// The life that a trailer speaks of; `None` when it is no trailer.
+    pub(crate) fn sequence_of(trailer: &[u8]) -> Option<u64> {
         let valid = trailer.len() == TRAILER_BYTES as usize
             && trailer[..VERSION_AT] == MAGIC
             && crc32c::crc32c(&trailer[..CRC_AT]) == get_u32(trailer, CRC_AT)
-            && get_u32(trailer, VERSION_AT) == FORMAT_VERSION
-            && get_u64(trailer, SEQUENCE_AT) == sequence;
+            && get_u32(trailer, VERSION_AT) == FORMAT_VERSION;
+        valid.then(|| get_u64(trailer, SEQUENCE_AT))
+    }
+
+    /// Bytes of footer that the trailer (the last 64 bytes of a segment of `sequence`) announces; `None` when it is
+    /// no trailer of this life.
+    pub(crate) fn announced_bytes(trailer: &[u8], sequence: u64, segment_size_bytes: u32) -> Option<u32> {
+        let valid = Self::sequence_of(trailer) == Some(sequence);
         let bytes = footer_bytes(get_u32(trailer, COUNT_AT) as usize);
         (valid && bytes <= u64::from(segment_size_bytes)).then_some(bytes as u32)
     }

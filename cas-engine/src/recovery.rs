@@ -318,14 +318,18 @@ struct Filling<'a> {
     stored_bytes: u64,
 }
 
-impl Filling<'_> {
+/// What the snapshot has of a segment, a byte a record.
+type SavedTouches<'a> = Option<&'a [u8]>;
+
+impl<'a> Filling<'a> {
     /// `lives` in order of sequence.
     fn enter_all(&mut self, lives: &[Life]) {
         let mut stamped = Vec::new();
         for life in lives {
+            let saved = self.saved_of(life);
             for (position, entry) in life.entries.iter().enumerate() {
                 match entry.kind {
-                    RecordKind::Blob | RecordKind::Part => self.enter(life, position, entry),
+                    RecordKind::Blob | RecordKind::Part => self.enter(life, saved, position, entry),
                     RecordKind::Head | RecordKind::Action => stamped.push((entry.stamp, life, position)),
                 }
             }
@@ -334,15 +338,19 @@ impl Filling<'_> {
         for (_, life, position) in stamped {
             let entry = &life.entries[position];
             if entry.kind == RecordKind::Action || self.is_complete(life, entry) {
-                self.enter(life, position, entry);
+                self.enter(life, self.saved_of(life), position, entry);
             }
         }
     }
 
+    /// Looked up once a segment, not once a record.
+    fn saved_of(&self, life: &Life) -> SavedTouches<'a> {
+        self.snapshot.segments.get(&(life.header.number, life.header.sequence)).map(Vec::as_slice)
+    }
+
     /// When and how the record was last touched; `None` for one that a clean store had dropped.
-    fn touch(&self, life: &Life, position: usize) -> Option<(TouchEpoch, bool)> {
+    fn touch(&self, life: &Life, saved: SavedTouches<'_>, position: usize) -> Option<(TouchEpoch, bool)> {
         let epochs = self.plan.epochs;
-        let saved = self.snapshot.segments.get(&(life.header.number, life.header.sequence));
         if let Some(raw) = saved.and_then(|touches| touches.get(position)) {
             match touch_snapshot::restore(self.snapshot, epochs, *raw, self.now_ms) {
                 Some(touch) => return Some(touch),
@@ -357,8 +365,8 @@ impl Filling<'_> {
         Some((if known { epochs.epoch_at(written_ms) } else { TouchEpoch::OLD }, false))
     }
 
-    fn enter(&mut self, life: &Life, position: usize, entry: &FooterEntry) {
-        let Some((touched, hit)) = self.touch(life, position) else { return };
+    fn enter(&mut self, life: &Life, saved: SavedTouches<'_>, position: usize, entry: &FooterEntry) {
+        let Some((touched, hit)) = self.touch(life, saved, position) else { return };
         match self.index.insert(entry.key, location_of(life.header.number, entry), touched) {
             Ok(Inserted::New) => match entry.kind {
                 RecordKind::Blob | RecordKind::Head => self.blob_count += 1,

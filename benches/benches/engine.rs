@@ -123,7 +123,7 @@ fn find_missing(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new(format!("{hit_percent} % present"), count), |bencher| {
             bencher.iter(|| {
                 absent.clear();
-                engine.find_missing(black_box(&asked), &mut absent);
+                engine.find_missing(black_box(&asked), &mut absent).expect("loaded");
                 black_box(absent.len())
             });
         });

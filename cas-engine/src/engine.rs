@@ -121,7 +121,10 @@ impl Engine {
 
     /// Appends the positions of the absent digests to `absent`, in order; present ones are leased. The empty blob is
     /// always present; a digest of a function that is not served never is.
-    pub fn find_missing(&self, digests: &[Digest], absent: &mut Vec<usize>) {
+    ///
+    /// # Errors
+    /// `Loading`: nothing is known yet; `absent` is as it was.
+    pub fn find_missing(&self, digests: &[Digest], absent: &mut Vec<usize>) -> Result<(), EngineError> {
         let core = self.core();
         KEYS.with_borrow_mut(|keys| {
             keys.clear();
@@ -132,11 +135,15 @@ impl Engine {
                 }
             });
         });
+        Ok(())
     }
 
     /// As `find_missing`, for one.
-    pub fn contains(&self, digest: &Digest) -> bool {
-        self.core().contains(digest)
+    ///
+    /// # Errors
+    /// `Loading`.
+    pub fn contains(&self, digest: &Digest) -> Result<bool, EngineError> {
+        Ok(self.core().contains(digest))
     }
 
     /// The digest of the stored blob with this hash. For callers that know no size (the HTTP cache). May wait for the disk.

@@ -44,6 +44,9 @@ pub enum EngineError {
     /// The disk failed; the data of this call is not stored.
     #[error("storage failed: {0}")]
     Storage(String),
+    /// The index is still being filled after a start: whether it is there is not known yet. Soon over.
+    #[error("the store is still loading its index")]
+    Loading,
     /// The engine is shutting down.
     #[error("shutting down")]
     Closed,

@@ -186,7 +186,7 @@ fn an_abandoned_large_upload_is_never_visible_and_its_parts_are_reclaimed() {
         store.put(&data(100 + seed, PART)).unwrap();
     }
     let mut sizes = Vec::new();
-    store.engine().find_missing(&[digest], &mut sizes);
+    store.engine().find_missing(&[digest], &mut sizes).unwrap();
     assert_eq!(sizes, [0]);
     assert!(store.engine().stats().entry_count <= 15 * 16, "the parts are gone");
 }

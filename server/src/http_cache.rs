@@ -173,7 +173,7 @@ impl HttpCache {
     async fn head_blob(&self, hash: Sha256Hash) -> Result<Response<Body>, Refusal> {
         let digest = self.find(hash).await?;
         // Reporting a blob present promises that it stays: this is what leases it.
-        if !self.cache.engine().contains(&digest) {
+        if !self.cache.engine().contains(&digest)? {
             return Err(cask_engine::EngineError::NotFound.into());
         }
         let mut response = Response::new(Body::empty());

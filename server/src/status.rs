@@ -37,7 +37,9 @@ impl From<&EngineError> for Answer {
             // Nothing mends it: the bytes are gone, and a reader that has part of them must start from another source.
             EngineError::DataLoss(_) => (Code::DataLoss, StatusCode::INTERNAL_SERVER_ERROR, None),
             // The engine quarantines the range that failed, so the next attempt goes to another: worth a retry.
-            EngineError::Storage(_) | EngineError::Closed => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, None),
+            EngineError::Storage(_) | EngineError::Closed | EngineError::Loading => {
+                (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, None)
+            }
         };
         Answer { grpc, http, retry_after, message: error.to_string() }
     }

@@ -61,7 +61,7 @@ fn measure(count: u64) -> ExitCode {
         let (engine, report) = open(folder.path(), options(count));
         let memory_bytes = process::anonymous_memory_bytes().saturating_sub(memory_before);
         assert_eq!(report.blob_count, count, "every acknowledged blob is back");
-        assert!(engine.contains(&digest_of(&cask_benches::blob(count / 2, BLOB_BYTES))));
+        assert!(engine.contains(&digest_of(&cask_benches::blob(count / 2, BLOB_BYTES))).expect("loaded"));
         println!(
             "{:<42} {:>12.3} s   < {START_SECONDS_MAX} s (memory + {:.1} MB)",
             format!("open {count} blobs of {BLOB_BYTES} B {what}"),

@@ -158,7 +158,7 @@ impl Store {
 
     pub fn present(&self, digest: &Digest) -> bool {
         let mut absent = Vec::new();
-        self.engine().find_missing(&[*digest], &mut absent);
+        self.engine().find_missing(&[*digest], &mut absent).unwrap();
         absent.is_empty()
     }
 

@@ -113,7 +113,7 @@ impl Cache {
                 other => other,
             }?;
             let mut absent = Vec::new();
-            self.engine().find_missing(&closure.digests, &mut absent);
+            self.engine().find_missing(&closure.digests, &mut absent)?;
             if !closure.is_complete || !absent.is_empty() {
                 return Err(EngineError::NotFound.into());
             }

@@ -53,7 +53,7 @@ impl Cache {
             let ticket = self.shared.parking.open(name);
             return Ok(Some(ResumableUpload::new(self.clone(), session, ticket, 0)));
         }
-        if self.engine().contains(&name.digest) {
+        if self.engine().contains(&name.digest)? {
             return Ok(None);
         }
         let slot = self.upload_slot().await?;
@@ -61,7 +61,7 @@ impl Cache {
             loop {
                 match self.shared.parking.claim(&name, offset) {
                     // The stream before may just have finished it.
-                    Claim::Unknown if self.engine().contains(&name.digest) => return Ok(None),
+                    Claim::Unknown if self.engine().contains(&name.digest)? => return Ok(None),
                     Claim::Unknown => return Err(StartError::Offset { offset, received_bytes: 0 }),
                     Claim::Elsewhere { received_bytes } => return Err(StartError::Offset { offset, received_bytes }),
                     Claim::Live(handover) => handover.gone().await,

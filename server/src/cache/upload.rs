@@ -38,7 +38,7 @@ impl Cache {
     /// `TooLarge` and `UnsupportedFunction` are found here, before any data. Waits while too many uploads are open, then
     /// fails with `Full`.
     pub(crate) async fn begin_upload(&self, digest: Digest) -> Result<Option<UploadSession>, EngineError> {
-        if self.engine().contains(&digest) {
+        if self.engine().contains(&digest)? {
             return Ok(None);
         }
         let slot = self.upload_slot().await?;

@@ -63,7 +63,7 @@ impl ByteStream for ByteStreamService {
         let name = request::write_name(&request.into_inner().resource_name)?;
         // Asked in this order: an upload is known by its name until its blob is present, so the answer never falls.
         let received_bytes = self.cache.query_upload(&name);
-        let response = if self.cache.engine().contains(&name.digest) {
+        let response = if self.cache.engine().contains(&name.digest).map_err(status::grpc)? {
             QueryWriteStatusResponse { committed_size: name.digest.size_bytes() as i64, complete: true }
         } else {
             // Nothing known is zero bytes and not NOT_FOUND, which some clients take for the end of the upload.

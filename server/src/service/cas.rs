@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::request;
 use super::tree::{Listing, ListingOptions};
 use crate::cache::{Cache, PendingPut};
-use crate::status::{Answer, answer_of};
+use crate::status::{self, Answer, answer_of};
 
 /// Bytes that one item of a batch answer takes beside its data and its digest: tags, lengths and a short status.
 const ITEM_OVERHEAD_BYTES: usize = 64;
@@ -55,7 +55,7 @@ impl ContentAddressableStorage for CasService {
         let digests =
             request.blob_digests.iter().map(|wire| request::digest(rule, wire)).collect::<Result<Vec<_>, _>>()?;
         let mut absent = Vec::new();
-        self.cache.engine().find_missing(&digests, &mut absent);
+        self.cache.engine().find_missing(&digests, &mut absent).map_err(status::grpc)?;
         let missing_blob_digests =
             absent.into_iter().map(|position| std::mem::take(&mut request.blob_digests[position])).collect();
         Ok(Response::new(FindMissingBlobsResponse { missing_blob_digests }))

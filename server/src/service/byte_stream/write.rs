@@ -54,7 +54,7 @@ pub(super) async fn receive(cache: &Cache, mut messages: Streaming<WriteRequest>
             Some(next) => message = next,
             None => return Ok(upload.received_bytes()),
         }
-        if cache.engine().contains(&digest) {
+        if cache.engine().contains(&digest).map_err(status::grpc)? {
             upload.end();
             return Ok(digest.size_bytes());
         }

@@ -46,6 +46,7 @@ impl Core {
         closure: &[Digest],
     ) -> Result<Submission, EngineError> {
         Self::require_supported(action)?;
+        self.require_loaded()?;
         for digest in closure {
             Self::require_supported(digest)?;
         }
@@ -74,6 +75,8 @@ impl Core {
 
     pub(crate) fn get_action(&self, instance: &str, action: &Digest) -> Result<Bytes, EngineError> {
         Self::require_supported(action)?;
+        // Not even a hit is one before that: a later result may not have been entered yet.
+        self.require_loaded()?;
         let key = self.keyer.action(instance, action);
         let looked = self.look(key, true, |header| header.kind == RecordKind::Action && header.digest == *action);
         let Looked::Payload(_, range) = looked else { return Err(EngineError::NotFound) };

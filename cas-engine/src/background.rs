@@ -1,5 +1,6 @@
-//! The engine's threads: a writer, a syncer (which also does the maintenance) and a reclaimer. All they do is take the
-//! steps of [`Stepper`] in a loop and wait when there is nothing to do.
+//! The engine's threads: a loader, which ends when the index is complete, and from then on a writer, a syncer (which also
+//! does the maintenance) and a reclaimer. All they do is take the steps of [`Stepper`] in a loop and wait when there is
+//! nothing to do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::core::Core;
+use crate::engine::Fill;
 use crate::segment::reclaimer::ReclaimStep;
 use crate::stepper::Stepper;
 use crate::writer::WriterStep;
@@ -62,6 +64,7 @@ impl Drop for RefuseOnPanic<'_> {
     fn drop(&mut self) {
         tracing::error!(event = "thread_panicked", thread = self.thread, "uploads are refused from now on");
         self.core.queue.close();
+        self.core.loading.give_up();
         self.core.fail_queued();
     }
 }
@@ -70,28 +73,33 @@ impl Drop for RefuseOnPanic<'_> {
 pub(crate) struct Background {
     core: Arc<Core>,
     stop: Arc<Stop>,
+    loader: JoinHandle<()>,
     writer: JoinHandle<()>,
     others: Vec<JoinHandle<()>>,
 }
 
 impl Background {
-    pub(crate) fn start(core: &Arc<Core>) -> std::io::Result<Self> {
+    pub(crate) fn start(core: &Arc<Core>, fill: Fill) -> std::io::Result<Self> {
         let stop = Arc::new(Stop::default());
-        let spawn = |name: &'static str, run: fn(&Arc<Core>, &Stop)| {
-            let (core, stop) = (Arc::clone(core), Arc::clone(&stop));
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-                let guard = RefuseOnPanic { core: &core, thread: name };
-                run(&core, &stop);
-                std::mem::forget(guard);
+        let loader = spawn(core, "cask-loader", move |core| fill.run(core))?;
+        let after_loading = |name: &'static str, run: fn(&Arc<Core>, &Stop)| {
+            let stop = Arc::clone(&stop);
+            spawn(core, name, move |core| {
+                if core.loading.wait().is_some() {
+                    run(core, &stop);
+                }
             })
         };
-        let writer = spawn("cask-writer", write)?;
-        let others = vec![spawn("cask-syncer", sync)?, spawn("cask-reclaimer", reclaim)?];
-        Ok(Self { core: Arc::clone(core), stop, writer, others })
+        let writer = after_loading("cask-writer", write)?;
+        let others = vec![after_loading("cask-syncer", sync)?, after_loading("cask-reclaimer", reclaim)?];
+        Ok(Self { core: Arc::clone(core), stop, loader, writer, others })
     }
 
     /// The queue is closed: the writer finishes what is in it (reclaim still helps), then everything stops.
     pub(crate) fn join(self) {
+        if self.loader.join().is_err() {
+            tracing::error!(event = "thread_panicked", thread = "cask-loader");
+        }
         if self.writer.join().is_err() {
             tracing::error!(event = "thread_panicked", thread = "cask-writer");
         }
@@ -103,6 +111,19 @@ impl Background {
             }
         }
     }
+}
+
+fn spawn(
+    core: &Arc<Core>,
+    name: &'static str,
+    run: impl FnOnce(&Arc<Core>) + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let core = Arc::clone(core);
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let guard = RefuseOnPanic { core: &core, thread: name };
+        run(&core);
+        std::mem::forget(guard);
+    })
 }
 
 fn write(core: &Arc<Core>, _: &Stop) {
@@ -125,7 +146,7 @@ fn write(core: &Arc<Core>, _: &Stop) {
 }
 
 fn sync(core: &Arc<Core>, stop: &Stop) {
-    let stepper = Stepper::new(Arc::clone(core));
+    let stepper = Stepper::new(Arc::clone(core), None);
     while !stop.wait(SYNC_INTERVAL) {
         stepper.sync();
         stepper.maintain();

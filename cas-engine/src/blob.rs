@@ -26,6 +26,7 @@ impl Blob {
     pub(crate) fn open(core: &Arc<Core>, digest: &Digest) -> Result<Self, EngineError> {
         Core::require_supported(digest)?;
         if !core.contains(digest) {
+            core.require_loaded()?;
             return Err(EngineError::NotFound);
         }
         Ok(Self {

@@ -23,6 +23,7 @@ use crate::format::record::{RecordHeader, RecordKind, payload_checksum};
 use crate::format::segment::LaneClass;
 use crate::format::superblock::Superblock;
 use crate::large_upload::LargeUploads;
+use crate::recovery::Loading;
 use crate::segment::lane::{Lane, OpenSegment};
 use crate::segment::lease::RewriteCredit;
 use crate::segment::ledger::Ledger;
@@ -52,6 +53,7 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) loading: Loading,
     pub(crate) nonces: AtomicU64,
     /// The last stamp drawn.
     pub(crate) stamps: AtomicU64,
@@ -108,6 +110,11 @@ impl Core {
             DigestFunction::Sha256 => Ok(()),
             other => Err(EngineError::UnsupportedFunction(other)),
         }
+    }
+
+    /// Before an answer of "not there".
+    pub(crate) fn require_loaded(&self) -> Result<(), EngineError> {
+        if self.loading.is_complete() { Ok(()) } else { Err(EngineError::Loading) }
     }
 
     /// Touches and answers whether the blob is there. The empty blob always is.

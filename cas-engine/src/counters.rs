@@ -27,6 +27,8 @@ pub struct EngineStats {
     pub entry_count: u64,
     /// Address space of the index.
     pub index_memory_bytes: u64,
+    /// Every record that is stored is in the index; false for a while after a start.
+    pub index_complete: bool,
     /// Bytes of the store's files.
     pub disk_bytes: u64,
     /// The bound on them.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cask_index::{Digest, DigestFunction, Key, Keyer};
+use cask_index::{Digest, DigestFunction, Key, Keyer, Table};
 use parking_lot::Mutex;
 
 use crate::background::Background;
@@ -21,8 +21,9 @@ use crate::disk::Disk;
 use crate::disk::folder::FolderDisk;
 use crate::error::{EngineError, OpenError};
 use crate::format::superblock::{Superblock, SuperblockError};
+use crate::format::touches::TouchSnapshot;
 use crate::large_upload::LargeUploads;
-use crate::recovery::{self, Recovered};
+use crate::recovery::{self, Filling, Life, Loading, Surveyed, Threads};
 use crate::segment::lease::RewriteCredit;
 use crate::stepper::Stepper;
 use crate::upload::{BeginUpload, Upload};
@@ -51,7 +52,9 @@ pub struct OpenReport {
     pub clean_shutdown: bool,
     /// Records in segments without footer that failed their checks: the torn end of the log, or damage.
     pub corrupt_record_count: u64,
-    /// Time from the call to serving.
+    /// Time from the call until reads were served.
+    pub readable_after: Duration,
+    /// Time from the call until the index was complete.
     pub elapsed: Duration,
 }
 
@@ -80,12 +83,20 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens or creates the store in `folder` and starts its threads.
+    /// Opens or creates the store in `folder` and waits until its index is complete.
     pub fn open(
         folder: &Path,
         options: EngineOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<(Engine, OpenReport), OpenError> {
+        let engine = Self::start(folder, options, clock)?;
+        let report = engine.wait_until_loaded().map_err(|_| OpenError::Unloaded)?;
+        Ok((engine, report))
+    }
+
+    /// Opens or creates the store in `folder` and starts its threads, one of which fills the index. Until that is done
+    /// blobs already in the index can be read; everything else says `Loading`.
+    pub fn start(folder: &Path, options: EngineOptions, clock: Arc<dyn Clock>) -> Result<Engine, OpenError> {
         let mut entropy: Entropy = [0; 56];
         let mut filled = 0;
         while filled < entropy.len() {
@@ -94,13 +105,21 @@ impl Engine {
             )?;
         }
         let disk = Arc::new(FolderDisk::open(folder)?);
-        let (core, report) = open_core(disk, folder, &options, clock, &entropy)?;
-        let background = Background::start(&core).map_err(|source| OpenError::Io {
+        let (core, fill) = open_core(disk, folder, &options, clock, &entropy, Threads::of_machine())?;
+        let background = Background::start(&core, fill).map_err(|source| OpenError::Io {
             action: "start threads for",
             path: folder.to_owned(),
             source,
         })?;
-        Ok((Self { inner: Arc::new(Inner { core, background: Mutex::new(Some(background)) }) }, report))
+        Ok(Self { inner: Arc::new(Inner { core, background: Mutex::new(Some(background)) }) })
+    }
+
+    /// Waits until the index is complete.
+    ///
+    /// # Errors
+    /// `Closed` when the store was closed, or loading failed, before that.
+    pub fn wait_until_loaded(&self) -> Result<OpenReport, EngineError> {
+        self.core().loading.wait().ok_or(EngineError::Closed)
     }
 
     /// Opens the store without threads: nothing is written, synced or reclaimed but by the [`Stepper`].
@@ -110,9 +129,21 @@ impl Engine {
         clock: Arc<dyn Clock>,
         entropy: &Entropy,
     ) -> Result<(Engine, Stepper, OpenReport), OpenError> {
-        let (core, report) = open_core(disk, Path::new("store"), options, clock, entropy)?;
-        let stepper = Stepper::new(Arc::clone(&core));
-        Ok((Self { inner: Arc::new(Inner { core, background: Mutex::new(None) }) }, stepper, report))
+        let (engine, stepper) = Self::open_unloaded(disk, options, clock, entropy)?;
+        let report = stepper.load();
+        Ok((engine, stepper, report))
+    }
+
+    /// As `open_stepped`, with the index still to be filled by [`Stepper::load`].
+    pub fn open_unloaded(
+        disk: Arc<dyn Disk>,
+        options: &EngineOptions,
+        clock: Arc<dyn Clock>,
+        entropy: &Entropy,
+    ) -> Result<(Engine, Stepper), OpenError> {
+        let (core, fill) = open_core(disk, Path::new("store"), options, clock, entropy, Threads::ONE)?;
+        let stepper = Stepper::new(Arc::clone(&core), Some(fill));
+        Ok((Self { inner: Arc::new(Inner { core, background: Mutex::new(None) }) }, stepper))
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -126,6 +157,7 @@ impl Engine {
     /// `Loading`: nothing is known yet; `absent` is as it was.
     pub fn find_missing(&self, digests: &[Digest], absent: &mut Vec<usize>) -> Result<(), EngineError> {
         let core = self.core();
+        let absent_before = absent.len();
         KEYS.with_borrow_mut(|keys| {
             keys.clear();
             keys.extend(digests.iter().map(|digest| core.keyer.blob(digest)));
@@ -135,6 +167,11 @@ impl Engine {
                 }
             });
         });
+        // Asked afterwards: what became complete meanwhile was not yet when the question was asked.
+        if absent.len() > absent_before && !core.loading.is_complete() {
+            absent.truncate(absent_before);
+            return Err(EngineError::Loading);
+        }
         Ok(())
     }
 
@@ -143,18 +180,26 @@ impl Engine {
     /// # Errors
     /// `Loading`.
     pub fn contains(&self, digest: &Digest) -> Result<bool, EngineError> {
-        Ok(self.core().contains(digest))
+        let present = self.core().contains(digest);
+        if present { Ok(true) } else { self.core().require_loaded().map(|()| false) }
     }
 
     /// The digest of the stored blob with this hash. For callers that know no size (the HTTP cache). May wait for the disk.
-    pub fn find_by_hash(&self, function: DigestFunction, hash: &[u8]) -> Option<Digest> {
-        self.core().find_by_hash(function, hash)
+    ///
+    /// # Errors
+    /// `Loading`.
+    pub fn find_by_hash(&self, function: DigestFunction, hash: &[u8]) -> Result<Option<Digest>, EngineError> {
+        let found = self.core().find_by_hash(function, hash);
+        if found.is_none() {
+            self.core().require_loaded()?;
+        }
+        Ok(found)
     }
 
     /// Opens a blob for reading and leases it.
     ///
     /// # Errors
-    /// `NotFound`, `UnsupportedFunction`.
+    /// `NotFound`, `UnsupportedFunction`, `Loading`.
     pub fn read(&self, digest: &Digest) -> Result<Blob, EngineError> {
         Blob::open(self.core(), digest)
     }
@@ -173,7 +218,7 @@ impl Engine {
     /// Begins a streaming upload.
     ///
     /// # Errors
-    /// `TooLarge`, `UnsupportedFunction`, `Full`, `Closed`.
+    /// `TooLarge`, `UnsupportedFunction`, `Full`, `Loading`, `Closed`.
     pub fn begin_upload(&self, digest: Digest) -> Result<BeginUpload, EngineError> {
         Upload::begin(self.core(), digest)
     }
@@ -220,7 +265,7 @@ impl Engine {
     /// The value stored for an action; its closure is probed and leased. May wait for the disk.
     ///
     /// # Errors
-    /// `NotFound` when it or any blob of its closure is absent; `UnsupportedFunction`.
+    /// `NotFound` when it or any blob of its closure is absent; `UnsupportedFunction`, `Loading`.
     pub fn get_action(&self, instance: &str, action: &Digest) -> Result<Bytes, EngineError> {
         self.core().get_action(instance, action)
     }
@@ -247,6 +292,7 @@ impl Engine {
         EngineStats {
             entry_count: core.index.entry_count(),
             index_memory_bytes: core.index.memory_bytes(),
+            index_complete: core.loading.is_complete(),
             disk_bytes: u64::from(segments.files) * u64::from(core.plan.geometry.segment_size_bytes),
             max_size_bytes: core.plan.max_size_bytes,
             segments_free: u64::from(segments.free),
@@ -277,6 +323,7 @@ impl Inner {
     fn close(&self) -> Result<(), EngineError> {
         let mut background = self.background.lock();
         let Some(background) = background.take() else { return Ok(()) };
+        self.core.loading.stop();
         self.core.queue.close();
         background.join();
         self.core.mark_clean()
@@ -286,8 +333,12 @@ impl Inner {
 impl Core {
     /// Everything is written and nobody writes any more.
     fn mark_clean(&self) -> Result<(), EngineError> {
-        self.step_syncer();
         let storage = |error: std::io::Error| EngineError::Storage(error.to_string());
+        if !self.loading.is_complete() {
+            // Nothing was changed: the store is what it was, and so is its touch snapshot.
+            return self.disk.replace_small(SUPERBLOCK_NAME, &self.superblock.encode()).map_err(storage);
+        }
+        self.step_syncer();
         if !self.save_touches().map_err(storage)? {
             // Without the touches nobody knows what the floor protects: the next start must take it for a crash.
             return Ok(());
@@ -303,7 +354,8 @@ fn open_core(
     options: &EngineOptions,
     clock: Arc<dyn Clock>,
     entropy: &Entropy,
-) -> Result<(Arc<Core>, OpenReport), OpenError> {
+    threads: Threads,
+) -> Result<(Arc<Core>, Fill), OpenError> {
     let started = Instant::now();
     let now_ms = clock.now_ms();
     let superblock = match read_superblock(&*disk, folder)? {
@@ -333,34 +385,18 @@ fn open_core(
     })?;
 
     let keyer = Keyer::new(&superblock.key_seed);
-    let recovered = recovery::recover(&disk, &plan, &superblock, &keyer, now_ms)?;
-    let Recovered {
-        ledger,
-        index,
-        lanes,
-        sealing,
-        sequence_max,
-        stamp_max,
-        blob_count,
-        action_count,
-        stored_bytes,
-        corrupt_record_count,
-    } = recovered;
+    let Surveyed { ledger, lanes, sealing, lives, snapshot, sequence_max, entry_count, corrupt_record_count } =
+        recovery::survey(&disk, &plan, &superblock, &keyer, threads)?;
+    let index_capacity = plan.index_capacity.max(entry_count / 4 * 5);
+    let index = Table::with_capacity(index_capacity).map_err(|source| OpenError::Io {
+        action: "allocate",
+        path: "index".into(),
+        source,
+    })?;
     let crash_protection = if superblock.clean {
         CrashProtection::default()
     } else {
         CrashProtection { sequence_max, until_ms: now_ms.saturating_add(plan.lease_floor_ms) }
-    };
-    let mut report = OpenReport {
-        blob_count,
-        action_count,
-        stored_bytes,
-        segment_count: plan.segment_count_max,
-        segment_size_bytes: plan.geometry.segment_size_bytes,
-        index_memory_bytes: index.memory_bytes(),
-        clean_shutdown: superblock.clean,
-        corrupt_record_count,
-        elapsed: Duration::ZERO,
     };
     let core = Core {
         maintained_period: AtomicU64::new(now_ms / plan.epochs.length_ms),
@@ -379,12 +415,58 @@ fn open_core(
         counters: Counters::default(),
         clock,
         disk,
-        stamps: AtomicU64::new(stamp_max),
+        loading: Loading::new(),
+        stamps: AtomicU64::new(0),
         nonces: AtomicU64::new(u64::from_le_bytes(entropy[48..].try_into().expect("8 bytes"))),
     };
     core.counters.corrupt_records.store(corrupt_record_count, Ordering::Relaxed);
-    report.elapsed = started.elapsed();
-    Ok((Arc::new(core), report))
+    let fill = Fill { lives, snapshot, threads, now_ms, started, surveyed: started.elapsed() };
+    Ok((Arc::new(core), fill))
+}
+
+/// The rest of opening: fills the index.
+pub(crate) struct Fill {
+    lives: Vec<Life>,
+    snapshot: TouchSnapshot,
+    threads: Threads,
+    now_ms: u64,
+    started: Instant,
+    surveyed: Duration,
+}
+
+impl Fill {
+    /// Fills the index, beside readers. When it was told to stop, loading is given up.
+    pub(crate) fn run(self, core: &Core) {
+        let filling = Filling {
+            index: &core.index,
+            ledger: &core.ledger,
+            keyer: &core.keyer,
+            superblock: &core.superblock,
+            plan: &core.plan,
+            snapshot: &self.snapshot,
+            now_ms: self.now_ms,
+            loading: &core.loading,
+        };
+        let Some(filled) = filling.fill(&self.lives, self.threads) else { return core.loading.give_up() };
+        for open in filled.unsealed {
+            core.ledger.unsealed(open.segment.number());
+            core.sealing.lock().push_back(open);
+        }
+        core.stamps.fetch_max(filled.stamp_max, Ordering::Relaxed);
+        core.counters.corrupt_records.fetch_add(filled.corrupt_record_count, Ordering::Relaxed);
+        core.loading.completed(OpenReport {
+            blob_count: filled.blob_count,
+            action_count: filled.action_count,
+            stored_bytes: filled.stored_bytes,
+            segment_count: core.plan.segment_count_max,
+            segment_size_bytes: core.plan.geometry.segment_size_bytes,
+            index_memory_bytes: core.index.memory_bytes(),
+            clean_shutdown: core.superblock.clean,
+            corrupt_record_count: read(&core.counters.corrupt_records),
+            readable_after: self.surveyed,
+            elapsed: self.started.elapsed(),
+        });
+    }
 }
 
 fn read_superblock(disk: &dyn Disk, folder: &Path) -> Result<Option<Superblock>, OpenError> {

@@ -92,6 +92,9 @@ pub enum OpenError {
     /// The options make no sense together.
     #[error("{0}")]
     Options(String),
+    /// The thread that fills the index failed.
+    #[error("the index could not be filled; the log says why")]
+    Unloaded,
     /// The operating system refused.
     #[error("cannot {action} {path}: {source}")]
     Io {

@@ -6,7 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
+
 use crate::core::Core;
+use crate::engine::{Fill, OpenReport};
 use crate::segment::reclaimer::ReclaimStep;
 use crate::writer::WriterStep;
 
@@ -17,11 +20,21 @@ const TOUCHES_INTERVAL_MS: u64 = 60_000;
 #[derive(Clone)]
 pub struct Stepper {
     core: Arc<Core>,
+    /// What is left of opening.
+    fill: Arc<Mutex<Option<Fill>>>,
 }
 
 impl Stepper {
-    pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core }
+    pub(crate) fn new(core: Arc<Core>, fill: Option<Fill>) -> Self {
+        Self { core, fill: Arc::new(Mutex::new(fill)) }
+    }
+
+    /// Fills the index, on this thread, and says what it holds. Before that no other step may be taken.
+    pub fn load(&self) -> OpenReport {
+        if let Some(fill) = self.fill.lock().take() {
+            fill.run(&self.core);
+        }
+        self.core.loading.wait().expect("a stepped engine is not told to stop loading")
     }
 
     /// Writes one batch of every lane and publishes it.

@@ -57,6 +57,7 @@ impl Upload {
         if core.queue.is_closed() {
             return Err(EngineError::Closed);
         }
+        core.require_loaded()?;
         if let Some(until_ms) = core.ledger.exhausted_until_ms(core.clock.now_ms()) {
             return Err(core.full(until_ms));
         }

@@ -170,6 +170,27 @@ impl Slot<'_> {
         Found { location: Location::from_word(before), touched: word.touched(), hit: word.is_hit() }
     }
 
+    /// The entry of a slot that holds one.
+    pub(crate) fn present(self) -> Found {
+        let word = Word(self.word.load(Ordering::Relaxed));
+        let location = Location::from_word(self.location.load(Ordering::Relaxed));
+        Found { location, touched: word.touched(), hit: word.is_hit() }
+    }
+
+    /// Changes the location alone, as a relocation does.
+    pub(crate) fn point_to(self, location: Location) {
+        self.location.store(location.to_word(), Ordering::Release);
+        // An exchange of the word with itself: a reader that sees the new location sees a word no older than this.
+        self.word.fetch_and(u64::MAX, Ordering::Release);
+    }
+
+    /// Sets epoch and hit bit, unless somebody touched the entry since `present` was read.
+    pub(crate) fn set_touched_from(self, fingerprint: Fingerprint, present: Found, touched: TouchEpoch, hit: bool) {
+        let expected = Word::new(fingerprint, present.touched, present.hit).0;
+        let restored = Word::new(fingerprint, touched, hit).0;
+        let _ = self.word.compare_exchange(expected, restored, Ordering::Release, Ordering::Relaxed);
+    }
+
     pub(crate) fn relocate(self, from: Location, to: Location) -> bool {
         let here = self.is_at(from);
         if here {

@@ -26,5 +26,5 @@ pub use digest::{Digest, DigestError};
 pub use digest_function::DigestFunction;
 pub use key::{Key, Keyer};
 pub use location::Location;
-pub use table::{Found, Inserted, Table, TableFull};
+pub use table::{Found, Inserted, Recovered, Restored, Table, TableFull};
 pub use touch::{EpochLength, TouchEpoch};

@@ -43,6 +43,30 @@ pub enum Inserted {
     Replaced(Found),
 }
 
+/// An entry that recovery found on disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Recovered {
+    /// Its key.
+    pub key: Key,
+    /// Where the record stands.
+    pub location: Location,
+    /// When it was last touched, as far as is known.
+    pub touched: TouchEpoch,
+    /// Touched since it was written.
+    pub hit: bool,
+}
+
+/// What [`Table::restore`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// The key was absent.
+    New,
+    /// It was there, at this location; the restored one took its place.
+    Replaced(Location),
+    /// It was there, at this location, and stays.
+    Kept(Location),
+}
+
 /// The table cannot take this key now: a table made large enough never says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("both buckets and the shard's stash are full")]
@@ -143,6 +167,50 @@ impl Table {
             shard.stash.entry_added();
         }
         Ok(Inserted::New)
+    }
+
+    /// Enters what recovery found, beside readers and touches. When the key is there already, `replaces(present)` decides
+    /// which location stays, and `is_younger(present)` whether the restored touch is the later one. So the outcome does
+    /// not depend on the order in which several threads restore, and a touch by a reader is never undone.
+    pub fn restore(
+        &self,
+        entry: &Recovered,
+        replaces: impl FnOnce(Location) -> bool,
+        is_younger: impl FnOnce(TouchEpoch) -> bool,
+    ) -> Result<Restored, TableFull> {
+        let places = self.places(entry.key);
+        let shard = &self.shards[places.shard];
+        let _writer = shard.writer.lock();
+        if let Some(index) = self.find(&places) {
+            let slot = self.slot(index);
+            let present = slot.present();
+            let restored = if replaces(present.location) {
+                slot.point_to(entry.location);
+                Restored::Replaced(present.location)
+            } else {
+                Restored::Kept(present.location)
+            };
+            if is_younger(present.touched) {
+                slot.set_touched_from(places.fingerprint, present, entry.touched, entry.hit);
+            }
+            return Ok(restored);
+        }
+        let index = self.empty_slot(&places).ok_or(TableFull)?;
+        self.slot(index).publish(places.fingerprint, entry.location, entry.touched);
+        if entry.hit {
+            bucket::touch(self.word(index), places.fingerprint, entry.touched);
+        }
+        shard.entry_count.fetch_add(1, Ordering::Relaxed);
+        if self.is_stash_bucket(index.bucket) {
+            shard.stash.entry_added();
+        }
+        Ok(Restored::New)
+    }
+
+    /// Fetches the lines of a key that is about to be looked up or entered; no effect but on time.
+    #[inline]
+    pub fn prefetch(&self, key: Key) {
+        self.prefetch_buckets(&self.places(key));
     }
 
     /// Points the entry from `from` to `to`, keeping its touch epoch, as not hit; false when it is not (any more)

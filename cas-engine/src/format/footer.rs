@@ -116,24 +116,80 @@ impl Footer {
 
     /// Reads the whole footer, `announced_bytes` long. `None` when its checksum or an entry is wrong.
     pub(crate) fn decode(bytes: &[u8], segment_size_bytes: u32) -> Option<Self> {
+        let view = FooterView::new(bytes, segment_size_bytes)?;
+        Some(Self {
+            sequence: view.sequence(),
+            sealed_ms: view.sealed_ms(),
+            end_bytes: view.end_bytes(),
+            entries: view.entries().collect(),
+        })
+    }
+}
+
+/// A checked footer, read where it lies: recovery goes through millions of entries and keeps none of them.
+#[derive(Clone, Copy)]
+pub(crate) struct FooterView<'a> {
+    body: &'a [u8],
+    trailer: &'a [u8],
+}
+
+impl<'a> FooterView<'a> {
+    /// Of the last `announced_bytes` of a segment. `None` when the checksum or an entry is wrong.
+    pub(crate) fn new(bytes: &'a [u8], segment_size_bytes: u32) -> Option<Self> {
         let (body, trailer) = bytes.split_at_checked(bytes.len().checked_sub(TRAILER_BYTES as usize)?)?;
-        if get_u64(trailer, CHECKSUM_AT) != xxhash_rust::xxh3::xxh3_64(body) {
-            return None;
-        }
-        let entries =
-            body.chunks_exact(FOOTER_ENTRY_BYTES as usize).map(FooterEntry::decode).collect::<Option<Vec<_>>>()?;
-        let end_bytes = get_u32(trailer, END_AT);
         let in_bounds = |entry: &FooterEntry| {
             entry.offset_bytes.checked_add(entry.length_bytes).is_some_and(|end| end <= segment_size_bytes)
                 && entry.offset_bytes.is_multiple_of(64)
                 && entry.length_bytes.is_multiple_of(64)
                 && (1..=Location::LENGTH_BYTES_MAX).contains(&entry.length_bytes)
         };
-        entries.iter().all(in_bounds).then(|| Self {
-            sequence: get_u64(trailer, SEQUENCE_AT),
-            sealed_ms: get_u64(trailer, SEALED_AT),
-            end_bytes,
-            entries,
+        let sound = get_u64(trailer, CHECKSUM_AT) == xxhash_rust::xxh3::xxh3_64(body)
+            && slots(body).all(|slot| FooterEntry::decode(slot).as_ref().is_some_and(in_bounds));
+        sound.then_some(Self { body, trailer })
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        get_u64(self.trailer, SEQUENCE_AT)
+    }
+
+    pub(crate) fn sealed_ms(&self) -> u64 {
+        get_u64(self.trailer, SEALED_AT)
+    }
+
+    pub(crate) fn end_bytes(&self) -> u32 {
+        get_u32(self.trailer, END_AT)
+    }
+
+    /// In the order of the records.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = FooterEntry> + use<'a> {
+        slots(self.body).map(|slot| FooterEntry::decode(slot).expect("every entry was decoded by `new`"))
+    }
+}
+
+fn slots(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    body.chunks_exact(FOOTER_ENTRY_BYTES as usize)
+}
+
+/// What a trailer says without its entries being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trailer {
+    pub(crate) sequence: u64,
+    pub(crate) sealed_ms: u64,
+    pub(crate) entry_count: u32,
+    /// Bytes of the footer, trailer included.
+    pub(crate) footer_bytes: u32,
+}
+
+impl Trailer {
+    /// The last 64 bytes of a segment; `None` when they are no trailer.
+    pub(crate) fn decode(bytes: &[u8], segment_size_bytes: u32) -> Option<Self> {
+        let sequence = Footer::sequence_of(bytes)?;
+        let footer_bytes = Footer::announced_bytes(bytes, sequence, segment_size_bytes)?;
+        Some(Self {
+            sequence,
+            sealed_ms: get_u64(bytes, SEALED_AT),
+            entry_count: get_u32(bytes, COUNT_AT),
+            footer_bytes,
         })
     }
 }

@@ -245,6 +245,11 @@ impl Ledger {
         self.changed.notify_all();
     }
 
+    /// Recovery: its footer turned out to be damaged, so it is to be sealed once more.
+    pub(crate) fn unsealed(&self, number: u32) {
+        self.state.lock().sealed.retain(|sealed| sealed.number != number);
+    }
+
     /// Segments that reclaim may look at now, oldest first.
     pub(crate) fn candidates(&self, now_ms: u64) -> Vec<Sealed> {
         self.state.lock().sealed.iter().filter(|sealed| sealed.retry_at_ms <= now_ms).copied().collect()

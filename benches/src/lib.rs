@@ -13,7 +13,7 @@ use cask_index::{Digest, DigestFunction};
 use sha2::Digest as _;
 
 /// Puts that are under way at once while a store is filled: as a busy server has.
-const IN_FLIGHT_MAX: usize = 64;
+const IN_FLIGHT_MAX: usize = 256;
 
 /// Bytes that no other number has and that do not compress.
 pub fn blob(number: u64, length_bytes: usize) -> Vec<u8> {

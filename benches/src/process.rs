@@ -7,3 +7,13 @@ pub fn anonymous_memory_bytes() -> u64 {
     let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|kib| kib.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
+
+/// Processor time of all threads so far, user and system. The kernel counts in hundredths of a second.
+pub fn cpu_seconds() -> f64 {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, in parentheses, may hold anything; the fields are counted from behind it: 14 and 15 of proc(5).
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks as f64 / TICKS_PER_SECOND
+}

@@ -460,6 +460,32 @@ mod tests {
 
     const EPOCH: TouchEpoch = TouchEpoch::OLD;
 
+    /// What is restored beside readers: the newer place, the later touch, and whatever a reader did meanwhile.
+    #[test]
+    fn restoring_keeps_the_newer_place_and_the_later_touch() {
+        let table = Table::with_capacity(100).unwrap();
+        let epoch = TouchEpoch::from_u8;
+        let here = |segment| Location::new(segment, 64, 128);
+        let entry =
+            |segment, touched, hit| Recovered { key: key(1), location: here(segment), touched: epoch(touched), hit };
+        let restore = |entry: Recovered| {
+            let newer = |present: Location| present.segment() < entry.location.segment();
+            let younger = |present: TouchEpoch| present.as_u8() < entry.touched.as_u8();
+            table.restore(&entry, newer, younger).unwrap()
+        };
+        let found = |segment, touched, hit| Some(Found { location: here(segment), touched: epoch(touched), hit });
+        assert_eq!(restore(entry(5, 10, true)), Restored::New);
+        assert_eq!(table.get(key(1)), found(5, 10, true));
+        assert_eq!(restore(entry(3, 8, false)), Restored::Kept(here(5)));
+        assert_eq!(table.get(key(1)), found(5, 10, true), "older in every way");
+        assert_eq!(restore(entry(4, 12, false)), Restored::Kept(here(5)));
+        assert_eq!(table.get(key(1)), found(5, 12, false), "an older place, touched later");
+        assert!(table.touch(key(1), epoch(40)));
+        assert_eq!(restore(entry(9, 20, false)), Restored::Replaced(here(5)));
+        assert_eq!(table.get(key(1)), found(9, 40, true), "a newer place, and the reader's touch");
+        assert_eq!(table.entry_count(), 1);
+    }
+
     #[test]
     fn an_entry_through_its_life() {
         let table = Table::with_capacity(100).unwrap();

@@ -7,7 +7,7 @@
 
 use std::ops::Deref;
 
-use cask_index::{EpochLength, Found, Inserted, Key, Location, Table, TouchEpoch};
+use cask_index::{EpochLength, Found, Inserted, Key, Location, Recovered, Restored, Table, TouchEpoch};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -192,6 +192,24 @@ fn a_touch_beside_relocation() {
     explore(Before::One, relocator, toucher, |world, (), ()| {
         let seen = world.get(key(1));
         assert!(seen == found(2, epoch(5)) || seen == hit(2, epoch(5)), "{seen:?}");
+    });
+}
+
+/// Recovery finds a newer record of a key beside readers: they see one place or the other, and their touch stays.
+#[test]
+fn a_touch_beside_a_restore() {
+    let restorer = |world: &World| {
+        let entry = Recovered { key: key(1), location: at(2), touched: epoch(3), hit: false };
+        let younger = |present: TouchEpoch| present.as_u8() < 3;
+        assert_eq!(world.restore(&entry, |_| true, younger), Ok(Restored::Replaced(at(1))));
+    };
+    let toucher = |world: &World| {
+        assert!(world.touch(key(1), epoch(5)));
+        world.get(key(1))
+    };
+    explore(Before::One, restorer, toucher, |world, (), seen| {
+        assert_eq!(world.get(key(1)), hit(2, epoch(5)));
+        assert!(seen == hit(1, epoch(5)) || seen == hit(2, epoch(5)), "{seen:?}");
     });
 }
 

@@ -208,7 +208,8 @@ impl HttpCache {
     async fn find(&self, hash: Sha256Hash) -> Result<Digest, Refusal> {
         let engine = self.cache.engine().clone();
         let found = tokio::task::spawn_blocking(move || engine.find_by_hash(DigestFunction::Sha256, &hash)).await;
-        found.unwrap_or_default().ok_or(Refusal::from(cask_engine::EngineError::NotFound))
+        let found = found.unwrap_or(Err(cask_engine::EngineError::Closed))?;
+        found.ok_or(Refusal::from(cask_engine::EngineError::NotFound))
     }
 }
 

@@ -13,6 +13,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::cache::{ActionError, StartError};
 
+/// An index is filled in seconds, whatever its size.
+const LOADING_RETRY: Duration = Duration::from_secs(1);
+
 /// What a client is told about an error, on either protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -37,9 +40,8 @@ impl From<&EngineError> for Answer {
             // Nothing mends it: the bytes are gone, and a reader that has part of them must start from another source.
             EngineError::DataLoss(_) => (Code::DataLoss, StatusCode::INTERNAL_SERVER_ERROR, None),
             // The engine quarantines the range that failed, so the next attempt goes to another: worth a retry.
-            EngineError::Storage(_) | EngineError::Closed | EngineError::Loading => {
-                (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, None)
-            }
+            EngineError::Storage(_) | EngineError::Closed => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, None),
+            EngineError::Loading => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, Some(LOADING_RETRY)),
         };
         Answer { grpc, http, retry_after, message: error.to_string() }
     }
@@ -164,6 +166,7 @@ mod tests {
             (EngineError::DataLoss(digest), Code::DataLoss, 500, None),
             (EngineError::Storage("EIO".to_owned()), Code::Unavailable, 503, None),
             (EngineError::Closed, Code::Unavailable, 503, None),
+            (EngineError::Loading, Code::Unavailable, 503, Some(LOADING_RETRY)),
         ] {
             let answer = Answer::from(&error);
             assert_eq!((answer.grpc, answer.http.as_u16(), answer.retry_after), (grpc, http, retry), "{error}");

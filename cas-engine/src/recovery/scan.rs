@@ -42,7 +42,8 @@ pub(super) fn scan(
 ) -> Scanned {
     let mut found = Scanned { end_bytes: SEGMENT_HEADER_BYTES, ..Scanned::default() };
     let readable_ranges = readable_ranges(file, size_bytes);
-    found.is_unreadable = readable_ranges != [SEGMENT_HEADER_BYTES..size_bytes];
+    let readable_bytes: u32 = readable_ranges.iter().map(|range| range.end - range.start).sum();
+    found.is_unreadable = readable_bytes < size_bytes - SEGMENT_HEADER_BYTES;
     for readable in readable_ranges {
         let mut offset_bytes = readable.start.max(found.end_bytes).next_multiple_of(ALIGNMENT);
         while offset_bytes + ALIGNMENT <= readable.end {

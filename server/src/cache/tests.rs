@@ -39,24 +39,36 @@ impl Clock for StoppedClock {
 struct Fixture {
     cache: Cache,
     stepper: Stepper,
-    _folder: TempDir,
+    folder: TempDir,
+}
+
+fn disk(folder: &TempDir) -> Arc<FolderDisk> {
+    Arc::new(FolderDisk::open(folder.path()).unwrap())
+}
+
+fn clock() -> Arc<StoppedClock> {
+    Arc::new(StoppedClock(AtomicU64::new(1_700_000_000_000)))
+}
+
+fn options() -> EngineOptions {
+    EngineOptions::new(32 << 20)
+}
+
+fn limits() -> Limits {
+    Limits {
+        staged_bytes_max: STAGED_BYTES_MAX,
+        concurrent_uploads_max: 4,
+        budget_wait_max: BUDGET_WAIT_MAX,
+        ..Limits::default()
+    }
 }
 
 impl Fixture {
     fn new() -> Fixture {
         let folder = tempfile::tempdir().unwrap();
-        let disk = Arc::new(FolderDisk::open(folder.path()).unwrap());
-        let clock = Arc::new(StoppedClock(AtomicU64::new(1_700_000_000_000)));
-        let options = EngineOptions::new(32 << 20);
-        let (engine, stepper, _) = Engine::open_stepped(disk, &options, clock, &[7; 56]).unwrap();
+        let (engine, stepper, _) = Engine::open_stepped(disk(&folder), &options(), clock(), &[7; 56]).unwrap();
         assert_eq!(engine.part_size_bytes(), PART);
-        let limits = Limits {
-            staged_bytes_max: STAGED_BYTES_MAX,
-            concurrent_uploads_max: 4,
-            budget_wait_max: BUDGET_WAIT_MAX,
-            ..Limits::default()
-        };
-        Fixture { cache: Cache::new(engine, limits), stepper, _folder: folder }
+        Fixture { cache: Cache::new(engine, limits()), stepper, folder }
     }
 
     /// Runs `work` to its end, and the engine whenever `work` waits.
@@ -68,6 +80,14 @@ impl Fixture {
                 Err(_waits) => self.stepper.run_until_idle(),
             }
         }
+    }
+
+    /// The same store after a crash, its index still to be filled.
+    fn reopened(self) -> Fixture {
+        let Fixture { cache, stepper, folder } = self;
+        drop((cache, stepper));
+        let (engine, stepper) = Engine::open_unloaded(disk(&folder), &options(), clock(), &[7; 56]).unwrap();
+        Fixture { cache: Cache::new(engine, limits()), stepper, folder }
     }
 
     async fn store(&self, data: &[u8]) -> Digest {
@@ -408,4 +428,31 @@ async fn what_a_client_inlined_is_moved_to_the_store_and_inlined_on_demand() {
     let refused = ActionResult { output_files: vec![liar], ..ActionResult::default() };
     let error = fixture.drive(fixture.cache.put_action_result("", &action, refused)).await.unwrap_err();
     assert!(matches!(error, ActionError::Invalid(_)), "{error}");
+}
+
+/// While the index is filled after a start nothing is called missing, on either protocol: clients are told to come again.
+#[tokio::test(start_paused = true)]
+async fn before_the_index_is_complete_clients_are_told_to_come_again() {
+    use http::{Request, StatusCode};
+
+    let fixture = Fixture::new();
+    let digest = fixture.store(b"stored before the crash").await;
+    let fixture = fixture.reopened();
+    let find_missing = || {
+        let mut absent = Vec::new();
+        fixture.cache.engine().find_missing(&[digest], &mut absent).map(|()| absent).map_err(crate::status::grpc)
+    };
+    let get = || async {
+        let uri = format!("/cas/{}", digest.hash_hex());
+        let request = Request::get(uri).body(http_body_util::Empty::<Bytes>::new()).unwrap();
+        crate::http_cache::HttpCache::new(fixture.cache.clone()).answer(request).await.1.status()
+    };
+    assert_eq!(find_missing().unwrap_err().code(), tonic::Code::Unavailable);
+    assert_eq!(get().await, StatusCode::SERVICE_UNAVAILABLE);
+    let error = fixture.cache.put(digest_of(b"new"), b"new").await.unwrap_err();
+    assert!(matches!(error, EngineError::Loading), "{error}");
+
+    fixture.stepper.load();
+    assert!(find_missing().unwrap().is_empty());
+    assert_eq!(get().await, StatusCode::OK);
 }

@@ -139,6 +139,7 @@ mod tests {
             segment_count: 400,
             segment_size_bytes: 64 << 20,
             index_memory_bytes: 0,
+            readable_after: Duration::ZERO,
             clean_shutdown: true,
             corrupt_record_count: 0,
             elapsed: Duration::from_millis(35),

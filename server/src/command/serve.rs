@@ -1,10 +1,11 @@
 //! `cask serve`: opens the store, listens, serves until a signal, drains, closes the store.
 //!
 //! ```text
-//! bind -> open the store -> say so -> serve --SIGTERM, SIGINT--> drain -> close the store
+//! bind -> open the store -> serve reads -> index complete: say so, serve all --SIGTERM, SIGINT--> drain -> close the store
 //! ```
-//! Ports are bound before the store is opened: a busy port is known at once, and clients that come while the store is being
-//! recovered wait in the kernel's queue instead of being refused.
+//! Ports are bound before the store is opened: a busy port is known at once, and clients that come while the store's
+//! segments are surveyed wait in the kernel's queue instead of being refused. While the index is filled, health says
+//! `NOT_SERVING`, and what cannot be answered yet gets `UNAVAILABLE`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cask_engine::clock::SystemClock;
-use cask_engine::{Engine, EngineOptions, OpenError, OpenReport};
+use cask_engine::{Engine, EngineError, EngineOptions, OpenError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -80,24 +81,36 @@ async fn serve(config: Config) -> Result<(), Failure> {
         let config = config.clone();
         move || open_store(&config)
     });
-    let (engine, report) = tokio::select! {
+    let engine = tokio::select! {
         opened = opening => opened.map_err(|_| Failure::Run("opening the store failed; the log says where".to_owned()))??,
         // A store that is being opened is as safe to leave as one that crashed.
         () = signals.next() => std::process::exit(0),
     };
 
-    let (readiness, readiness_seen) = watch::channel(Readiness::Serving);
+    let (readiness, readiness_seen) = watch::channel(Readiness::Starting);
     let dispatch = assemble(&engine, &config, readiness_seen);
     let addresses: Vec<_> = listeners.iter().map(|listener| listener.address().clone()).collect();
     let server = Server::start(listeners, &dispatch, config.max_connections);
-    let banner = Banner { addresses: &addresses, config: &config, report: &report, host_name: host_name() };
-    // A server whose starter does not read on is still a server.
-    let mut output = std::io::stdout().lock();
-    let _ = write!(output, "{banner}").and_then(|()| output.flush());
-    drop(output);
-    tracing::info!(event = "serve.started", dir = %config.dir.display(), blobs = report.blob_count, "serving");
-
-    signals.next().await;
+    let loaded = tokio::task::spawn_blocking({
+        let engine = engine.clone();
+        move || engine.wait_until_loaded()
+    });
+    let report = tokio::select! {
+        loaded = loaded => Some(loaded.unwrap_or(Err(EngineError::Closed)).map_err(|_| {
+            Failure::Run("filling the store's index failed; the log says where".to_owned())
+        })?),
+        () = signals.next() => None,
+    };
+    if let Some(report) = report {
+        readiness.send_replace(Readiness::Serving);
+        let banner = Banner { addresses: &addresses, config: &config, report: &report, host_name: host_name() };
+        // A server whose starter does not read on is still a server.
+        let mut output = std::io::stdout().lock();
+        let _ = write!(output, "{banner}").and_then(|()| output.flush());
+        drop(output);
+        tracing::info!(event = "serve.started", dir = %config.dir.display(), blobs = report.blob_count, "serving");
+        signals.next().await;
+    }
     tracing::info!(event = "serve.draining", patience = %config.drain_timeout, "finishing open requests; a second signal ends at once");
     readiness.send_replace(Readiness::Draining);
     let patience = async {
@@ -140,8 +153,8 @@ async fn bind(address: &ListenAddress) -> Result<Listener, BindError> {
     }
 }
 
-/// Blocks while the store recovers.
-fn open_store(config: &Config) -> Result<(Engine, OpenReport), Failure> {
+/// Blocks while the store's segments are surveyed.
+fn open_store(config: &Config) -> Result<Engine, Failure> {
     let dir = config.dir.display();
     std::fs::create_dir_all(&config.dir).map_err(|error| {
         Failure::Run(format!("cannot make the store's folder {dir}: {error}; name another with --dir"))
@@ -155,7 +168,7 @@ fn open_store(config: &Config) -> Result<(Engine, OpenReport), Failure> {
     };
     let patience = Instant::now() + PREDECESSOR_WAIT_MAX;
     loop {
-        match Engine::open(&config.dir, options.clone(), Arc::new(SystemClock::new())) {
+        match Engine::start(&config.dir, options.clone(), Arc::new(SystemClock::new())) {
             Err(OpenError::InUse { .. }) if Instant::now() < patience => std::thread::sleep(PREDECESSOR_POLL_INTERVAL),
             opened => return opened.map_err(|error| Failure::Run(format!("cannot open the store: {error}"))),
         }

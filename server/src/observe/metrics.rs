@@ -75,11 +75,12 @@ pub(super) fn engine_values(stats: &EngineStats) -> impl Iterator<Item = (&'stat
     engine_metrics(stats).into_iter().map(|(name, _, _, value)| (name.trim_start_matches("cask_"), value))
 }
 
-fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 16] {
+fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 17] {
     // Taken apart so that a new counter of the engine cannot be forgotten here.
     let EngineStats {
         entry_count,
         index_memory_bytes,
+        index_complete,
         disk_bytes,
         max_size_bytes,
         segments_free,
@@ -98,6 +99,12 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
     [
         ("cask_entries", Gauge, "Entries in the index: blobs and action results.", entry_count),
         ("cask_index_memory_bytes", Gauge, "Memory reserved by the index.", index_memory_bytes),
+        (
+            "cask_index_complete",
+            Gauge,
+            "0 while the index is filled after a start: reads are served, FindMissing and uploads are not yet.",
+            u64::from(index_complete),
+        ),
         ("cask_disk_bytes", Gauge, "Bytes the store takes on disk; never above cask_max_size_bytes.", disk_bytes),
         ("cask_max_size_bytes", Gauge, "The limit set by max_size.", max_size_bytes),
         (

@@ -55,7 +55,7 @@ Paste one of these into .bazelrc, with the host and port you reached this page b
 
   /status   this server's state, as JSON
   /metrics  for Prometheus
-  /healthz  200 while serving, 503 while shutting down
+  /healthz  200 while serving, 503 while starting or shutting down
 "
 );
 
@@ -76,6 +76,7 @@ impl Pages {
         match page {
             Page::Home => text(StatusCode::OK, HOME.to_owned()),
             Page::Health => match *self.readiness.borrow() {
+                Readiness::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned()),
                 Readiness::Serving => text(StatusCode::OK, "serving\n".to_owned()),
                 Readiness::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
             },
@@ -91,6 +92,7 @@ impl Pages {
         let engine: serde_json::Map<String, serde_json::Value> =
             metrics::engine_values(&self.engine.stats()).map(|(name, value)| (name.to_owned(), value.into())).collect();
         let state = match *self.readiness.borrow() {
+            Readiness::Starting => "starting",
             Readiness::Serving => "serving",
             Readiness::Draining => "draining",
         };

@@ -1,6 +1,7 @@
-//! `grpc.health.v1.Health`: SERVING for the whole server ("") and each service, `NOT_SERVING` while draining.
+//! `grpc.health.v1.Health`: SERVING for the whole server ("") and each service, `NOT_SERVING` while the index is being filled
+//! after a start, and while draining.
 //!
-//! All services live and die together, so there is one state. A watcher's stream ends with `NOT_SERVING`: a stream held open
+//! All services live and die together, so there is one state. A watcher's stream ends with the drain: a stream held open
 //! would hold up the drain it announces.
 
 use std::pin::Pin;
@@ -15,6 +16,8 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 /// Whether this server wants new requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Readiness {
+    /// Reads of what is known already are answered, questions about what is missing are not.
+    Starting,
     Serving,
     Draining,
 }
@@ -23,7 +26,7 @@ impl From<Readiness> for HealthCheckResponse {
     fn from(readiness: Readiness) -> Self {
         let status = match readiness {
             Readiness::Serving => ServingStatus::Serving,
-            Readiness::Draining => ServingStatus::NotServing,
+            Readiness::Starting | Readiness::Draining => ServingStatus::NotServing,
         };
         HealthCheckResponse { status: status.into() }
     }
@@ -72,7 +75,7 @@ impl Health for HealthService {
             // The protocol wants a watcher of an unknown service told so and kept, since the service may yet appear.
             let answer =
                 if known { now.into() } else { HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() } };
-            Some((Ok(answer), (now == Readiness::Serving).then_some((readiness, Told::State))))
+            Some((Ok(answer), (now != Readiness::Draining).then_some((readiness, Told::State))))
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -109,6 +112,23 @@ mod tests {
         }
         let error = health.check(about("b.Service")).await.expect_err("an error");
         assert_eq!(error.code(), tonic::Code::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_hears_when_the_start_is_over() {
+        let (sender, health) = service();
+        sender.send_replace(Readiness::Starting);
+        let answer = health.check(about("")).await.expect("an answer");
+        assert_eq!(answer.get_ref().status(), ServingStatus::NotServing);
+        let mut watcher = health.watch(about("")).await.expect("a stream").into_inner();
+        let mut told = Vec::new();
+        for next in [Readiness::Serving, Readiness::Draining] {
+            told.push(watcher.next().await.expect("not over").expect("an answer").status());
+            sender.send_replace(next);
+        }
+        told.push(watcher.next().await.expect("not over").expect("an answer").status());
+        assert_eq!(told, [ServingStatus::NotServing, ServingStatus::Serving, ServingStatus::NotServing]);
+        assert!(watcher.next().await.is_none());
     }
 
     #[tokio::test]

@@ -41,6 +41,8 @@ pub struct EngineStats {
     pub segments_max: u64,
     /// Uploads begun and neither finished nor dropped.
     pub uploads_open: u64,
+    /// Chunks of blobs handed out and not given back yet: each keeps its segment from being written over.
+    pub pins: u64,
     /// Bytes of new records written.
     pub appended_bytes_total: u64,
     /// Bytes of records that reclaim wrote again.

@@ -299,6 +299,7 @@ impl Engine {
             segments_total: u64::from(segments.files),
             segments_max: u64::from(core.plan.segment_count_max),
             uploads_open: read(&core.counters.uploads_open),
+            pins: core.ledger.pin_count(),
             appended_bytes_total: read(&core.counters.appended_bytes),
             reinserted_bytes_total: read(&core.counters.reinserted_bytes),
             reclaimed_segments_total: read(&core.counters.reclaimed_segments),

@@ -16,7 +16,7 @@ use tonic::body::Body;
 
 use self::body::{IncomingBody, blob_body};
 use self::target::{Sha256Hash, Target, TargetError};
-use crate::cache::{Cache, InlineOptions};
+use crate::cache::{Cache, InlineOptions, too_slow};
 use crate::observe::pages::text;
 use crate::observe::requests::HttpRoute;
 use crate::status::Answer;
@@ -146,8 +146,11 @@ impl HttpCache {
             (Target::ActionResult(instance, hash), &Method::GET | &Method::HEAD) => {
                 let result =
                     self.cache.get_action_result(instance.as_str(), &action(hash), InlineOptions::default()).await?;
+                let room = self.cache.answer_room(result.encoded_len()).await?;
                 // For HEAD hyper keeps the length and leaves the body away.
-                Ok(bytes_response(result.encode_to_vec().into()))
+                let mut response = bytes_response(result.encode_to_vec().into());
+                response.extensions_mut().insert(room);
+                Ok(response)
             }
             (Target::ActionResult(instance, hash), &Method::PUT) => {
                 plain(&parts.headers)?;
@@ -197,7 +200,12 @@ impl HttpCache {
         let Some(mut upload) = self.cache.begin_upload(sha256(hash, size_bytes)).await? else {
             return Ok(Response::new(Body::empty()));
         };
-        while let Some(bytes) = body.next().await? {
+        loop {
+            let next = tokio::select! {
+                next = body.next() => next?,
+                () = upload.asked_to_end() => return Err(too_slow().into()),
+            };
+            let Some(bytes) = next else { break };
             upload.write(&bytes).await?;
         }
         upload.finish().await?;

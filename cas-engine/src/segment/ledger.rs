@@ -314,6 +314,11 @@ impl Ledger {
         self.state.lock().sealed.iter().copied().collect()
     }
 
+    /// Pins that live now, over all segments.
+    pub(crate) fn pin_count(&self) -> u64 {
+        self.table.iter().filter_map(OnceLock::get).map(|segment| u64::from(segment.pin_count())).sum()
+    }
+
     pub(crate) fn counts(&self) -> SegmentCounts {
         let state = self.state.lock();
         SegmentCounts { files: state.file_count, free: state.free.len() as u32 }

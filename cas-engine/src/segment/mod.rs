@@ -97,6 +97,11 @@ impl Segment {
         self.pins.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
+    /// Pins that live now.
+    pub(crate) fn pin_count(&self) -> u32 {
+        self.pins.load(Ordering::Relaxed) & !CLOSED
+    }
+
     pub(crate) fn written(&self, record_count: usize) {
         self.unpublished.fetch_add(record_count as u32, Ordering::AcqRel);
     }

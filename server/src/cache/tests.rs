@@ -110,7 +110,7 @@ impl Fixture {
     /// Every budget is full again and the engine knows of no upload.
     fn assert_nothing_held(&self) {
         let budgets = &self.cache.shared.budgets;
-        assert!(budgets.staged_bytes.try_take(STAGED_BYTES_MAX).is_some(), "staged bytes leaked");
+        assert!(budgets.staged_bytes.budget().try_take(STAGED_BYTES_MAX).is_some(), "staged bytes leaked");
         assert!(budgets.uploads.try_take(4).is_some(), "an upload slot leaked");
         assert_eq!(self.cache.engine().stats().uploads_open, 0);
     }
@@ -150,7 +150,7 @@ async fn a_session_has_one_part_in_flight_and_holds_two() {
     // Nothing is written by the engine yet: one part goes on its way, the second is filled and waits for it.
     assert!(timeout(A_WHILE, session.write(&data)).await.is_err());
     assert_eq!(session.received_bytes(), 2 * PART as u64);
-    assert!(fixture.cache.shared.budgets.staged_bytes.try_take(1).is_none());
+    assert!(fixture.cache.shared.budgets.staged_bytes.budget().try_take(1).is_none());
     // The write was cancelled where it stood; the session goes on exactly there.
     fixture.drive(session.write(&data[2 * PART..])).await.unwrap();
     fixture.drive(session.finish()).await.unwrap();
@@ -221,7 +221,7 @@ async fn large_uploads_that_crawl_do_not_keep_small_ones_out() {
     let (large, small) = (content(4, 3 * PART), content(5, 1000));
     let mut holder = fixture.cache.begin_upload(digest_of(&large)).await.unwrap().unwrap();
     assert!(timeout(A_WHILE, holder.write(&large)).await.is_err());
-    assert!(fixture.cache.shared.budgets.staged_bytes.try_take(1).is_none());
+    assert!(fixture.cache.shared.budgets.staged_bytes.budget().try_take(1).is_none());
     let mut session = fixture.cache.begin_upload(digest_of(&small)).await.unwrap().unwrap();
     session.write(&small).await.unwrap();
     drop(holder);

@@ -187,9 +187,10 @@ fn assemble(engine: &Engine, config: &Config, readiness: watch::Receiver<Readine
     let requests = Arc::new(RequestCounts::new(&crate::service::FILE_DESCRIPTOR_SETS));
     Dispatch {
         routes: crate::service::routes(&cache, readiness.clone()),
-        http_cache: HttpCache::new(cache),
-        pages: Arc::new(Pages::new(engine.clone(), Arc::clone(&requests), readiness)),
+        http_cache: HttpCache::new(cache.clone()),
+        pages: Arc::new(Pages::new(cache.clone(), Arc::clone(&requests), readiness)),
         requests,
+        cache,
     }
 }
 

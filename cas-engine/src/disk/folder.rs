@@ -25,6 +25,8 @@ const LOCK: &str = "lock";
 const SEGMENTS: &str = "segments";
 /// `lost+found` is what a freshly made file system holds.
 const IGNORED_NAMES: [&str; 3] = ["lost+found", LOCK, SEGMENTS];
+/// What every disk writes as a whole.
+const SECTOR_BYTES: usize = 512;
 /// The kernel takes at most this many pieces a call.
 const PIECES_PER_WRITE_MAX: usize = 1024;
 
@@ -87,6 +89,17 @@ impl FolderDisk {
         Ok(())
     }
 
+    /// On a full disk: what fits a sector is written over in place, which takes no new block and is all or nothing like the
+    /// rename. A store on a full disk opens and serves thanks to this.
+    fn overwrite_sector(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.folder.join(name))?;
+        if bytes.len() > SECTOR_BYTES || file.metadata()?.len() != bytes.len() as u64 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.write_all_at(bytes, 0)?;
+        file.sync_all()
+    }
+
     fn segment_path(&self, number: u32) -> PathBuf {
         self.folder.join(SEGMENTS).join(format!("{number:08x}"))
     }
@@ -109,6 +122,9 @@ impl Disk for FolderDisk {
         });
         if let Err(error) = written {
             let _ = fs::remove_file(&fresh);
+            if error.kind() == io::ErrorKind::StorageFull {
+                return self.overwrite_sector(name, bytes).map_err(|_| error);
+            }
             return Err(error);
         }
         fs::rename(&fresh, self.folder.join(name))?;
@@ -138,7 +154,14 @@ impl Disk for FolderDisk {
             // would be a bus error), so it gets its length back; records that are gone fail their checksums.
             tracing::warn!(event = "segment_length_repaired", number, length_bytes, size_bytes);
             file.set_len(u64::from(size_bytes))?;
-            allocate(&file, size_bytes)?;
+            match allocate(&file, size_bytes) {
+                // A full disk must not stop the start: what the file still holds is read, and a write into what could
+                // not be reserved fails when it comes to that.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::warn!(event = "segment_not_reserved", number, %error, "the disk is full");
+                }
+                outcome => outcome?,
+            }
         }
         Ok(Arc::new(MappedFile::new(file, size_bytes)?))
     }

@@ -205,6 +205,12 @@ impl<S> Parking<S> {
         }
     }
 
+    /// The blob has come another way: what is parked under the name goes. A live writer stays.
+    pub(crate) fn forget(&self, name: &WriteName) {
+        let parked = self.names.lock().take_parked(name);
+        drop(parked);
+    }
+
     /// Throws out the upload parked longest ago; false when none is parked.
     pub(crate) fn drop_oldest(&self) -> bool {
         let oldest = self.names.lock().take_oldest();

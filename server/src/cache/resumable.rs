@@ -49,7 +49,11 @@ impl Cache {
         offset: u64,
     ) -> Result<Option<ResumableUpload>, StartError> {
         if offset == 0 {
-            let Some(session) = self.begin_upload(name.digest).await? else { return Ok(None) };
+            let Some(session) = self.begin_upload(name.digest).await? else {
+                // What is parked under the name is of no use any more.
+                self.shared.parking.forget(&name);
+                return Ok(None);
+            };
             let ticket = self.shared.parking.open(name);
             return Ok(Some(ResumableUpload::new(self.clone(), session, ticket, 0)));
         }

@@ -66,7 +66,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "COUNT", env = "CASK_MAX_UPLOADS")]
     pub(crate) max_uploads: Option<usize>,
 
-    /// Most memory for upload bytes that are not written yet [default: 256MiB]
+    /// Most memory for upload bytes that are not written yet; as much again for messages on their way in [default: 256MiB]
     #[arg(long, value_name = "SIZE", env = "CASK_MAX_STAGED")]
     pub(crate) max_staged: Option<ByteSize>,
 }

@@ -182,6 +182,7 @@ fn assemble(engine: &Engine, config: &Config, readiness: watch::Receiver<Readine
     }
     if let Some(size) = config.max_staged {
         limits.staged_bytes_max = usize::try_from(size.0).unwrap_or(usize::MAX);
+        limits.message_bytes_max = limits.staged_bytes_max;
     }
     let cache = Cache::new(engine.clone(), limits);
     let requests = Arc::new(RequestCounts::new(&crate::service::FILE_DESCRIPTOR_SETS));

@@ -188,4 +188,44 @@ mod tests {
         HANDED_OUT.scope(Cell::new(None), until_stalled(slow_client)).await;
         assert!(begun.elapsed() >= TAKE_WAIT_MAX * 5, "it was let through to its end");
     }
+
+    /// A client that never grants more window than its first few bytes, on a connection that lives.
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_not_read_is_reset_and_gives_back_what_it_held() {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let paid = Paid::default();
+        let service = hyper::service::service_fn({
+            let paid = paid.clone();
+            move |_: http::Request<hyper::body::Incoming>| {
+                let whole = Body::new(http_body_util::Full::new(Bytes::from(vec![7; 4 << 20])));
+                let body = SentBody::new(whole, Some(paid.clone()), None);
+                std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(body)))
+            }
+        });
+        let server = hyper::server::conn::http2::Builder::new(StreamTasks)
+            .serve_connection(hyper_util::rt::TokioIo::new(near), service.clone());
+        let server = tokio::spawn(server);
+        let (mut sender, connection) = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+            .initial_stream_window_size(1000)
+            .handshake(hyper_util::rt::TokioIo::new(far))
+            .await
+            .expect("a connection");
+        tokio::spawn(connection);
+        // Held by the test and by the service.
+        let held_by_none = std::sync::Arc::strong_count(&paid);
+        let ask = || http::Request::get("http://cask/").body(http_body_util::Empty::<Bytes>::new()).expect("a request");
+        let begun = Instant::now();
+        let mut unread = sender.send_request(ask()).await.expect("an answer");
+        assert!(std::sync::Arc::strong_count(&paid) > held_by_none);
+        while std::sync::Arc::strong_count(&paid) > held_by_none {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(begun.elapsed() >= TAKE_WAIT_MAX && begun.elapsed() < TAKE_WAIT_MAX * 2, "{:?}", begun.elapsed());
+        let rest = unread.body_mut().collect().await;
+        assert!(rest.is_err(), "its client is told");
+        // The connection lives, and a stream that is read is served.
+        let read = sender.send_request(ask()).await.expect("an answer").into_body().collect().await;
+        assert_eq!(read.expect("a body").to_bytes().len(), 4 << 20);
+        server.abort();
+    }
 }

@@ -30,11 +30,13 @@ pub(crate) struct Options {
     pub(crate) lease_floor: Option<String>,
     /// How long a stopping server waits for its clients.
     pub(crate) drain_timeout: Option<String>,
+    /// The budget of upload bytes, and that of messages.
+    pub(crate) max_staged: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_size: "256MiB".to_owned(), lease: None, lease_floor: None, drain_timeout: None }
+        Self { max_size: "256MiB".to_owned(), lease: None, lease_floor: None, drain_timeout: None, max_staged: None }
     }
 }
 
@@ -166,6 +168,7 @@ impl Server {
             ("--lease", &self.options.lease),
             ("--lease-floor", &self.options.lease_floor),
             ("--drain-timeout", &self.options.drain_timeout),
+            ("--max-staged", &self.options.max_staged),
         ] {
             if let Some(value) = value {
                 command.args([flag, value]);

@@ -131,7 +131,7 @@ impl Core {
                 }
                 Err(error) => {
                     self.abandon(&mut lane, &error);
-                    let error = EngineError::Storage(error.to_string());
+                    let error = EngineError::of_write(&error);
                     written.extend(batch.into_iter().map(|submission| Written {
                         submission,
                         outcome: Err(error.clone()),
@@ -160,7 +160,7 @@ impl Core {
                 self.ledger.quarantine(number);
                 self.counters.quarantined_segments.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(event = "segment_quarantined", segment = number, %error, "cannot open a segment for writing");
-                Err(Unopened::Failed(EngineError::Storage(error.to_string())))
+                Err(Unopened::Failed(EngineError::of_write(&error)))
             }
         }
     }

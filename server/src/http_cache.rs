@@ -155,7 +155,16 @@ impl HttpCache {
             (Target::ActionResult(instance, hash), &Method::PUT) => {
                 plain(&parts.headers)?;
                 let limit_bytes = self.cache.limits().message_size_bytes_max;
-                let bytes = body.collect(limit_bytes).await?.ok_or(Refusal::ResultTooLarge { limit_bytes })?;
+                let too_large = Refusal::ResultTooLarge { limit_bytes };
+                // What it announces, or the most it may come to, is paid for before it is received.
+                let size_bytes = body.announced_size_bytes().unwrap_or(limit_bytes as u64);
+                let size_bytes = usize::try_from(size_bytes).ok().filter(|size_bytes| *size_bytes <= limit_bytes);
+                let Some(size_bytes) = size_bytes else { return Err(too_large) };
+                let room = self.cache.message_room(size_bytes).await?;
+                let bytes = tokio::select! {
+                    bytes = body.collect(limit_bytes) => bytes?.ok_or(too_large)?,
+                    () = room.asked() => return Err(too_slow().into()),
+                };
                 let result = ActionResult::decode(bytes).map_err(Refusal::NotAResult)?;
                 self.cache.put_action_result(instance.as_str(), &action(hash), result).await?;
                 Ok(Response::new(Body::empty()))

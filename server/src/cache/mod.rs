@@ -66,6 +66,11 @@ impl Cache {
         self.shared.parking.counts()
     }
 
+    /// Pays for a message of `bytes` that is received whole.
+    pub(crate) async fn message_room(&self, bytes: usize) -> Result<Holding, EngineError> {
+        self.shared.budgets.messages(bytes).take(bytes).await.map_err(over_budget)
+    }
+
     /// Pays for an answer of `bytes` that is built in memory; belongs to the response's extensions, where the transport keeps it
     /// until the client has taken the answer.
     pub(crate) async fn answer_room(&self, bytes: usize) -> Result<AnswerPermit, EngineError> {

@@ -286,6 +286,8 @@ async fn ten_thousand_cancelled_calls_leave_nothing_behind() {
 
     storm(&server, &world, seed + 1, total).await;
     let metrics = Metrics::of(&server).await;
+    // Or there would have been nothing to leak.
+    assert!(metrics.cancelled_calls() > total as f64 / 10.0, "{} calls were cut off", metrics.cancelled_calls());
     assert!(metrics.get("cask_parked_uploads") <= 1024.0 && metrics.get("cask_parked_bytes") <= 64.0 * MIB as f64);
     forget_interrupted_uploads(&server, &world).await;
     settle(&server, files, threads).await;

@@ -26,6 +26,12 @@ impl Metrics {
         *self.0.get(name).unwrap_or_else(|| panic!("no sample {name} among {:?}", self.0.keys()))
     }
 
+    /// gRPC calls whose clients gave them up.
+    pub(crate) fn cancelled_calls(&self) -> f64 {
+        let calls = self.0.iter().filter(|(name, _)| name.starts_with("cask_grpc_requests_total{"));
+        calls.filter(|(name, _)| name.contains("code=\"CANCELLED\"")).map(|(_, value)| value).sum()
+    }
+
     /// What is used of each budget that is not at 0.
     pub(crate) fn budgets_in_use(&self) -> Vec<(&str, f64)> {
         let used = self.0.iter().filter(|(name, value)| name.starts_with("cask_budget_used{") && **value != 0.0);

@@ -63,8 +63,8 @@ pub(crate) struct Server {
     log: Log,
     /// The folder given to `--dir`.
     store: PathBuf,
-    /// What it stands in, where that is the server's own.
-    _folder: Option<TempDir>,
+    /// What it stands in, where that is the server's own: held, never read.
+    held_folder: Option<TempDir>,
 }
 
 struct Running {
@@ -95,14 +95,14 @@ impl Server {
     pub(crate) fn start(options: Options) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut server = Self::over(folder.path().join("store"), options);
-        server._folder = Some(folder);
+        server.held_folder = Some(folder);
         server.start_again();
         server
     }
 
     /// A server over a folder that the test owns; not started yet.
     pub(crate) fn over(store: PathBuf, options: Options) -> Self {
-        Self { running: None, options, log: Log::default(), store, _folder: None }
+        Self { running: None, options, log: Log::default(), store, held_folder: None }
     }
 
     /// Starts the process over the same folder; it must not be running.

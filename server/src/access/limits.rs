@@ -12,7 +12,6 @@ use super::yielding::YieldingBudget;
 
 /// The edge's bounds. `Default` is what a server of a few hundred developers runs with.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_field_names, reason = "names carry their bound last")]
 pub(crate) struct Limits {
     /// Advertised: the most blob bytes one batch request may carry or ask for. Below gRPC's usual 4 MiB message bound by
     /// enough slack for the digests and statuses around the bytes.

@@ -27,6 +27,8 @@ use crate::status::Answer;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+type Waiting = Pin<Box<dyn Future<Output = Result<Holding, OverBudget>> + Send>>;
+
 /// What a call has paid for its messages; given back when the last of body and answer is gone.
 pub(super) type Paid = Arc<Mutex<Option<Holding>>>;
 
@@ -38,7 +40,7 @@ pub(super) struct RequestBody<B> {
     paid: Paid,
     /// The longest message that `paid` covers.
     paid_bytes: usize,
-    waiting: Option<Pin<Box<dyn Future<Output = Result<Holding, OverBudget>> + Send>>>,
+    waiting: Option<Waiting>,
     /// Bytes received and not passed on: they begin where a message has to be paid for.
     rest: Bytes,
     asked: Option<Pin<Box<OwnedNotified>>>,

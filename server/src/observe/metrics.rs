@@ -117,7 +117,7 @@ pub(super) fn engine_values(stats: &EngineStats) -> impl Iterator<Item = (&'stat
     engine_metrics(stats).into_iter().map(|(name, _, _, value)| (name.trim_start_matches("cask_"), value))
 }
 
-fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 17] {
+fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 18] {
     // Taken apart so that a new counter of the engine cannot be forgotten here.
     let EngineStats {
         entry_count,

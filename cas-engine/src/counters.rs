@@ -66,7 +66,7 @@ pub struct EngineStats {
     pub scrubbed_bytes_total: u64,
     /// Records that it checked; a large blob counts as one.
     pub scrubbed_records_total: u64,
-    /// Times that it came round: everything sealed at a cycle's begin was checked.
+    /// Times that it came round: everything stored when the cycle began was checked.
     pub scrub_cycles_total: u64,
     /// When it came round last, milliseconds since the Unix epoch; 0: not since the store was opened.
     pub scrub_cycle_ended_ms: u64,

@@ -169,14 +169,16 @@ fn what_is_scrubbed_is_not_thereby_kept() {
     for seed in 0..40 * 16 {
         store.put(&data(10_000 + seed, 65_000)).unwrap();
     }
-    let kept = blobs.iter().filter(|(digest, _)| store.present(digest)).count();
+    // The open segment of large blobs has no reason to go.
+    let small = blobs.iter().filter(|(_, bytes)| bytes.len() <= 65_536);
+    let kept = small.filter(|(digest, _)| store.present(digest)).count();
     assert_eq!(kept, 0, "scrubbing counted as use");
 }
 
 /// The visit's segment is reclaimed, and used again, while the visit is under way.
 #[test]
 fn a_segment_that_is_reclaimed_under_a_visit_ends_it() {
-    let (store, _) = filled(14 * DAY);
+    let (store, _) = filled(Duration::from_secs(10));
     let mut stored = Vec::new();
     for seed in 0..60 * 16 {
         let bytes = data(20_000 + seed, 65_000);

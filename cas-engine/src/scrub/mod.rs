@@ -1,8 +1,8 @@
 //! The scrubber's step: reads everything that is stored once a period, and hashes it again.
 //!
-//! Disks forget without saying so. A cycle visits every segment that is sealed when it begins, in the order of their
+//! Disks forget without saying so. A cycle visits every segment in use when it begins, in the order of their
 //! numbers from a place drawn anew at each start (so that a store that is restarted often is still read whole); nothing
-//! of it is on disk. A visit checks the segment's header and footer (`structure`) and each live record (`record`).
+//! of it is on disk. A visit checks a sealed segment's header and footer (`structure`) and each live record (`record`).
 //! A segment that is reclaimed under a visit ends it.
 //!
 //! ```text
@@ -23,16 +23,18 @@ use parking_lot::Mutex;
 
 use crate::core::Core;
 use crate::format::footer::FooterEntry;
+use crate::format::segment::LaneClass;
 use crate::scrub::record::LargeCheck;
 use crate::segment::Segment;
+use crate::segment::lane::OpenSegment;
 use crate::segment::ledger::Sealed;
 
 /// Read in one step, but for what one record is longer.
 const STEP_BYTES: u64 = 4 << 20;
 /// However long the period, a store is read at least this fast.
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
-/// With nothing sealed, how long until the next look.
-const NOTHING_SEALED_REST_MS: u64 = 60_000;
+/// With nothing stored, how long until the next look.
+const NOTHING_STORED_REST_MS: u64 = 60_000;
 
 /// What a step of the scrubber came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,13 +68,20 @@ struct Progress {
 struct Cycle {
     began_ms: u64,
     /// Segments still to be visited.
-    ahead: VecDeque<Sealed>,
+    ahead: VecDeque<Life>,
     visit: Option<Visit>,
+}
+
+/// A segment, and the life of it that is to be visited.
+#[derive(Clone, Copy)]
+struct Life {
+    number: u32,
+    sequence: u64,
 }
 
 /// A segment under scrub.
 struct Visit {
-    sealed: Sealed,
+    life: Life,
     entries: Vec<FooterEntry>,
     next: usize,
     /// A large blob whose head stands here, part of which is hashed already.
@@ -117,7 +126,7 @@ impl Core {
             *cycle = self.begin_cycle(*start, now_ms);
         }
         let Some(current) = cycle else {
-            *due_ms = now_ms + NOTHING_SEALED_REST_MS;
+            *due_ms = now_ms + NOTHING_STORED_REST_MS;
             return ScrubStep::Rests { due_ms: *due_ms };
         };
         let mut reading = Reading::default();
@@ -137,8 +146,16 @@ impl Core {
     }
 
     fn begin_cycle(&self, start: u64, now_ms: u64) -> Option<Cycle> {
-        let mut ahead = self.ledger.sealed_segments();
-        ahead.sort_unstable_by_key(|sealed| sealed.number);
+        let sealed = self.ledger.sealed_segments();
+        let mut ahead: Vec<Life> = sealed
+            .iter()
+            .map(|Sealed { number, sequence, .. }| Life { number: *number, sequence: *sequence })
+            .collect();
+        for class in LaneClass::ALL {
+            ahead.extend(self.lane(class).lock().open.as_ref().map(Life::of));
+        }
+        ahead.extend(self.sealing.lock().iter().map(Life::of));
+        ahead.sort_unstable_by_key(|life| life.number);
         let first = usize::try_from(start % (ahead.len() as u64).max(1)).unwrap_or(0);
         ahead.rotate_left(first);
         (!ahead.is_empty()).then(|| Cycle { began_ms: now_ms, ahead: ahead.into(), visit: None })
@@ -155,8 +172,8 @@ impl Core {
     fn advance(&self, cycle: &mut Cycle, reading: &mut Reading) -> bool {
         while reading.bytes < STEP_BYTES {
             if cycle.visit.is_none() {
-                let Some(sealed) = cycle.ahead.pop_front() else { return false };
-                cycle.visit = self.begin_visit(sealed, reading);
+                let Some(life) = cycle.ahead.pop_front() else { return false };
+                cycle.visit = self.begin_visit(life, reading);
             }
             let Some(visit) = &mut cycle.visit else { continue };
             if !self.advance_visit(visit, reading) {
@@ -177,16 +194,46 @@ impl Core {
             }
             let Some(entry) = visit.entries.get(visit.next) else { return false };
             visit.next += 1;
-            if !self.is_in_life(visit.sealed) {
+            if !self.is_in(visit.life) {
                 return false;
             }
-            visit.large = self.scrub_record(visit.sealed.number, entry, reading);
+            visit.large = self.scrub_record(visit.life.number, entry, reading);
         }
         true
     }
 
-    /// Whether the segment still lives the life that was sealed.
-    fn is_in_life(&self, sealed: Sealed) -> bool {
-        self.ledger.segment(sealed.number).is_some_and(|segment| segment.sequence() == sealed.sequence)
+    /// What there is to check in a segment. `None` when its life is over.
+    fn begin_visit(&self, life: Life, reading: &mut Reading) -> Option<Visit> {
+        let entries = match self.entries_of_open(life) {
+            Some(entries) => entries,
+            None => {
+                let of_life = |sealed: &Sealed| sealed.number == life.number && sealed.sequence == life.sequence;
+                let sealed = self.ledger.sealed_segments().into_iter().find(of_life)?;
+                self.check_structure(sealed, reading)?
+            }
+        };
+        Some(Visit { life, entries, next: 0, large: None })
+    }
+
+    /// The records of a segment that has no footer yet.
+    fn entries_of_open(&self, life: Life) -> Option<Vec<FooterEntry>> {
+        let is_it =
+            |open: &&OpenSegment| open.segment.number() == life.number && open.segment.sequence() == life.sequence;
+        for class in LaneClass::ALL {
+            if let Some(open) = self.lane(class).lock().open.as_ref().filter(is_it) {
+                return Some(open.entries.clone());
+            }
+        }
+        self.sealing.lock().iter().find(is_it).map(|open| open.entries.clone())
+    }
+
+    fn is_in(&self, life: Life) -> bool {
+        self.ledger.segment(life.number).is_some_and(|segment| segment.sequence() == life.sequence)
+    }
+}
+
+impl Life {
+    fn of(open: &OpenSegment) -> Self {
+        Self { number: open.segment.number(), sequence: open.segment.sequence() }
     }
 }

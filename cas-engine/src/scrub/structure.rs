@@ -8,7 +8,7 @@
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 
-use super::{Reading, Visit};
+use super::Reading;
 use crate::core::Core;
 use crate::format::footer::{Footer, FooterEntry, TRAILER_BYTES, footer_bytes};
 use crate::format::segment::{LaneClass, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -17,8 +17,8 @@ use crate::segment::{Pin, Segment};
 use crate::walk::{LifePlace, Mapped, Stands, key_of, walk};
 
 impl Core {
-    /// Checks header and footer. `None` when there is nothing to visit (any more).
-    pub(super) fn begin_visit(&self, sealed: Sealed, reading: &mut Reading) -> Option<Visit> {
+    /// Checks header and footer; gives what the footer lists. `None` when the segment lives another life by now.
+    pub(super) fn check_structure(&self, sealed: Sealed, reading: &mut Reading) -> Option<Vec<FooterEntry>> {
         let pin = Pin::take(self.ledger.segment(sealed.number)?)?;
         if pin.segment().sequence() != sealed.sequence {
             return None;
@@ -27,7 +27,7 @@ impl Core {
         self.check_header(pin.segment(), sealed);
         let footer = self.read_footer(sealed).or_else(|| self.restore_footer(sealed))?;
         reading.bytes += footer_bytes(footer.entries.len());
-        Some(Visit { sealed, entries: footer.entries, next: 0, large: None })
+        Some(footer.entries)
     }
 
     /// The caller holds a pin.

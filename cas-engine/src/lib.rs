@@ -23,6 +23,7 @@ pub mod disk;
 mod engine;
 mod error;
 pub mod format;
+pub mod fsck;
 mod hash;
 mod large_upload;
 mod recovery;

@@ -1,19 +1,21 @@
 //! A bit flipped anywhere in a segment file, of a running or a stopped store, costs at most the record it is in: never a
 //! wrong byte, never another record, never a panic. And the scrubber finds it before a client does.
 
+#[path = "support/segment_file.rs"]
+mod segment_file;
 mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cask_engine::ScrubStep;
 use cask_engine::clock::Clock;
-use cask_engine::format::record::{RecordHeader, RecordKind, RecordPlace};
+use cask_engine::format::record::RecordKind;
 use cask_engine::format::superblock::Superblock;
 use cask_index::Digest;
+use segment_file::{Allowed, flip, is_sealed, owner, records};
 use support::{MIB, Store, data, segment_files, sha256, small};
 
 const SEGMENT_BYTES: usize = MIB as usize;
@@ -48,9 +50,6 @@ fn filled() -> (Store, Content) {
     store.stepper().run_until_idle();
     (store, content)
 }
-
-/// Who may be lost: blobs and actions by digest.
-type Allowed = BTreeSet<String>;
 
 /// Reads everything; panics at a wrong byte, and at a miss that is not allowed.
 fn check(store: &Store, content: &Content, allowed: &Allowed, what: &str) -> Allowed {
@@ -104,40 +103,6 @@ impl Files {
             fs::remove_file(name).unwrap();
         }
     }
-}
-
-/// A record as the test finds it by itself.
-struct Record {
-    offset: usize,
-    header: RecordHeader,
-}
-
-impl Record {
-    fn end(&self) -> usize {
-        self.offset + self.header.record_length_bytes()
-    }
-
-    fn payload_end(&self) -> usize {
-        self.offset + self.header.length_bytes() + self.header.stored_length_bytes as usize
-    }
-}
-
-fn records(file: &[u8], superblock: &Superblock) -> Vec<Record> {
-    let sequence = u64::from_le_bytes(file[16..24].try_into().unwrap());
-    let mut records = Vec::new();
-    let mut offset = 4096;
-    while offset + 64 <= file.len() {
-        let place = RecordPlace { store_id: superblock.store_id, sequence, offset_bytes: offset as u32 };
-        let Some(header) = RecordHeader::decode(&file[offset..], &place) else { break };
-        let record = Record { offset, header };
-        offset = record.end();
-        records.push(record);
-    }
-    records
-}
-
-fn is_sealed(file: &[u8]) -> bool {
-    &file[file.len() - 64..][..8] == b"CASKFOOT"
 }
 
 /// Offsets worth flipping a bit at, each with a name.
@@ -208,22 +173,6 @@ fn regions(file: &[u8], superblock: &Superblock) -> Vec<(String, usize)> {
         regions.push((format!("trailer, {name}"), SEGMENT_BYTES - 64 + at));
     }
     regions
-}
-
-/// Whom a bit at this place belongs to, and whether flipping it must be noticed as a loss.
-fn owner(file: &[u8], superblock: &Superblock, at: usize) -> (Allowed, bool) {
-    let hit = records(file, superblock).into_iter().find(|record| (record.offset..record.end()).contains(&at));
-    match hit {
-        Some(record) if at < record.payload_end() => ([record.header.digest.to_string()].into(), true),
-        _ => (Allowed::new(), false),
-    }
-}
-
-fn flip(path: &Path, at: usize, bit: u32) {
-    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at as u64).unwrap();
-    file.write_all_at(&[byte[0] ^ 1 << bit], at as u64).unwrap();
 }
 
 /// Steps the scrubber from one cycle's end to the next.

@@ -15,6 +15,8 @@
 mod record;
 mod structure;
 
+pub(crate) use record::is_content_of;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

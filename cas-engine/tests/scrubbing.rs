@@ -183,10 +183,10 @@ fn a_segment_that_is_reclaimed_under_a_visit_ends_it() {
     for seed in 0..60 * 16 {
         let bytes = data(20_000 + seed, 65_000);
         stored.push((store.put(&bytes).unwrap(), bytes));
-        if seed % 3 == 0 {
-            if let ScrubStep::Rests { due_ms } | ScrubStep::Verified { due_ms, .. } = store.stepper().scrub() {
-                store.clock.advance(Duration::from_millis(due_ms.saturating_sub(store.clock.now_ms()).min(5_000)));
-            }
+        if seed % 3 == 0
+            && let ScrubStep::Rests { due_ms } | ScrubStep::Verified { due_ms, .. } = store.stepper().scrub()
+        {
+            store.clock.advance(Duration::from_millis(due_ms.saturating_sub(store.clock.now_ms()).min(5_000)));
         }
     }
     let stats = store.engine().stats();

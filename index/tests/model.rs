@@ -168,7 +168,7 @@ impl Pair {
             }
             Operation::RemoveLocated { below, modulus } => {
                 let is_doomed =
-                    |location: Location| location.segment() < below * 5 && location.segment() % modulus == 0;
+                    |location: Location| location.segment() < below * 5 && location.segment().is_multiple_of(modulus);
                 let before = self.entries.len();
                 self.entries.retain(|_, entry| !is_doomed(entry.location));
                 prop_assert_eq!(self.table.remove_located(is_doomed), (before - self.entries.len()) as u64);

@@ -503,3 +503,21 @@ fn actions_with_gaps_are_counted_and_no_problem() {
     assert_eq!((report.action_count, report.incomplete_action_count, report.problem_count), (4, 1, 0));
     assert!(faults(&report).contains(&&Fault::ActionIncomplete { missing: 1, needed: 1 }));
 }
+
+/// A damaged record that a scan leaves out shifted the touches of those behind it, and one of them was taken for dropped.
+#[test]
+fn a_closed_store_that_was_damaged_loses_no_more_when_it_is_just_opened() {
+    let sample = sample(End::Orderly);
+    let folder = tempfile::tempdir().unwrap();
+    let is_opened = |case: &Case| {
+        !case.name.starts_with("superblock")
+            && !case.name.ends_with("content")
+            && case.name != "open segment, both headers"
+    };
+    for Case { name, harm, lost, .. } in cases(&sample).into_iter().filter(is_opened) {
+        fresh(&sample, folder.path());
+        harm(folder.path());
+        let served = sample.lost(folder.path(), &name);
+        assert!(served.is_subset(&lost), "{name}: lost {served:?}, and only {lost:?} may be");
+    }
+}

@@ -86,7 +86,7 @@ impl Catalog {
     }
 
     /// The second look, with all records known.
-    pub(super) fn relate(self, store: &Store, threads: usize, on_read: &(dyn Fn(u64) + Sync)) -> Relations {
+    pub(super) fn relate(self, store: &Store, threads: usize) -> Relations {
         let blob_count: usize = self.blobs.iter().map(|shard| shard.lock().len()).sum();
         let mut relations = Relations { blob_count: blob_count as u64, ..Relations::default() };
         let heads: Vec<(Key, Stamped)> = std::mem::take(&mut *self.heads.lock()).into_iter().collect();
@@ -100,8 +100,8 @@ impl Catalog {
                     own.large_count += 1;
                     self.shard(*key).lock().insert(*key);
                 }
-                on_read(std::mem::take(&mut reader.read_bytes));
             }
+            own.read_bytes = reader.read_bytes;
             merged.lock().merge(own);
         });
         relations.merge(std::mem::take(&mut *merged.lock()));

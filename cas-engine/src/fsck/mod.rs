@@ -153,7 +153,8 @@ fn check_once(folder: &Path, options: CheckOptions<'_>) -> Result<Checked, OpenE
         let path = folder.join(files::segment_path(number));
         return Err(OpenError::Io { action: "open", path, source });
     }
-    let relations = catalog.relate(&store, threads, &|_| {});
+    let relations = catalog.relate(&store, threads);
+    report.read_bytes += relations.read_bytes;
     report.blob_count = relations.blob_count;
     report.large_blob_count = relations.large_count;
     report.action_count = relations.action_count;

@@ -45,7 +45,7 @@ enum Format {
     Json,
 }
 
-pub(super) fn run(arguments: FsckArguments) -> Result<(), Failure> {
+pub(super) fn run(arguments: &FsckArguments) -> Result<(), Failure> {
     let progress = std::io::stderr().is_terminal().then(ProgressLine::default);
     let tell = |told: Progress| {
         if let Some(line) = &progress {
@@ -64,7 +64,7 @@ pub(super) fn run(arguments: FsckArguments) -> Result<(), Failure> {
         })
     })?;
     let text = match arguments.format {
-        Format::Text => in_lines(&report, &arguments),
+        Format::Text => in_lines(&report, arguments),
         Format::Json => in_json(&report),
     };
     let mut output = std::io::stdout().lock();
@@ -89,18 +89,17 @@ fn problems(count: u64) -> String {
 
 /// A line a finding, then what was seen in all.
 fn in_lines(report: &Report, arguments: &FsckArguments) -> String {
-    let mut text = String::new();
     let is_shown = |finding: &&Finding| arguments.verbose || !matches!(finding.fault, Fault::ActionIncomplete { .. });
-    for finding in report.findings.iter().filter(is_shown) {
-        let remedy =
-            if finding.fault.is_problem() { format!("; --repair {}", finding.fault.remedy()) } else { String::new() };
-        text += &format!("{finding}{remedy}\n");
-    }
+    let line = |finding: &Finding| {
+        let remedy = finding.fault.is_problem().then(|| format!("; --repair {}", finding.fault.remedy()));
+        format!("{finding}{}", remedy.unwrap_or_default())
+    };
+    let mut lines: Vec<String> = report.findings.iter().filter(is_shown).map(line).collect();
     if report.findings_left_out > 0 {
-        text += &format!("and {} more\n", report.findings_left_out);
+        lines.push(format!("and {} more", report.findings_left_out));
     }
-    text += &format!(
-        "{}: {} blobs, {} large blobs, {} action results ({} of them miss a blob) in {} segments ({} free); {} read\n",
+    lines.push(format!(
+        "{}: {} blobs, {} large blobs, {} action results ({} of them miss a blob) in {} segments ({} free); {} read",
         arguments.dir.display(),
         report.blob_count,
         report.large_blob_count,
@@ -109,14 +108,14 @@ fn in_lines(report: &Report, arguments: &FsckArguments) -> String {
         report.segment_count,
         report.free_segment_count,
         ByteSize(report.read_bytes),
-    );
-    text += &match (report.problem_count, report.problems_left) {
-        (0, _) => "whole\n".to_owned(),
-        (count, None) => format!("{}, nothing was changed\n", problems(count)),
-        (count, Some(0)) => format!("{}, repaired\n", problems(count)),
-        (count, Some(left)) => format!("{}, {left} left after the repair\n", problems(count)),
-    };
-    text
+    ));
+    lines.push(match (report.problem_count, report.problems_left) {
+        (0, _) => "whole".to_owned(),
+        (count, None) => format!("{}, nothing was changed", problems(count)),
+        (count, Some(0)) => format!("{}, repaired", problems(count)),
+        (count, Some(left)) => format!("{}, {left} left after the repair", problems(count)),
+    });
+    lines.join("\n") + "\n"
 }
 
 fn in_json(report: &Report) -> String {

@@ -57,7 +57,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Verb::Download(arguments)) => download::run(arguments),
         Some(Verb::FindMissing(arguments)) => find_missing::run(arguments),
         Some(Verb::Capabilities(arguments)) => capabilities::run(arguments),
-        Some(Verb::Fsck(arguments)) => fsck::run(arguments),
+        Some(Verb::Fsck(arguments)) => fsck::run(&arguments),
         None => {
             // Printing can only fail for want of a reader.
             let _ = CommandLine::command().print_help();

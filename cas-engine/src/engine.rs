@@ -24,6 +24,7 @@ use crate::format::superblock::{Superblock, SuperblockError};
 use crate::format::touches::TouchSnapshot;
 use crate::large_upload::LargeUploads;
 use crate::recovery::{self, Filling, Life, Loading, Surveyed, Threads};
+use crate::scrub::Scrubber;
 use crate::segment::lease::RewriteCredit;
 use crate::stepper::Stepper;
 use crate::upload::{BeginUpload, Upload};
@@ -308,6 +309,11 @@ impl Engine {
             uploads_refused_total: read(&core.counters.uploads_refused),
             corrupt_records_total: read(&core.counters.corrupt_records),
             quarantined_segments_total: read(&core.counters.quarantined_segments),
+            scrubbed_bytes_total: read(&core.counters.scrubbed_bytes),
+            scrubbed_records_total: read(&core.counters.scrubbed_records),
+            scrub_cycles_total: read(&core.counters.scrub_cycles),
+            scrub_cycle_ended_ms: read(&core.counters.scrub_cycle_ended_ms),
+            restored_structures_total: read(&core.counters.restored_structures),
         }
     }
 
@@ -414,6 +420,7 @@ fn open_core(
         large_uploads: Arc::new(LargeUploads::default()),
         crash_protection,
         counters: Counters::default(),
+        scrubber: Scrubber::new(u64::from_le_bytes(entropy[48..].try_into().expect("8 bytes"))),
         clock,
         disk,
         loading: Loading::new(),

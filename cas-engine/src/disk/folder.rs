@@ -293,4 +293,36 @@ impl SegmentFile for MappedFile {
             other => other,
         }
     }
+
+    fn no_longer_needed(&self, offset_bytes: u32, length_bytes: u32) {
+        let (first, length) = self.pages(offset_bytes, length_bytes);
+        // SAFETY: the range lies inside the mapping (`pages` clamps it) and starts at a page. The advice changes no byte: pages
+        // that go are read again when they are looked at.
+        let advised = unsafe {
+            let start = self.map.as_ptr().add(first) as *mut std::ffi::c_void;
+            rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxPageOut)
+        };
+        // Kernels before 5.4 do not know it.
+        let _ = advised;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_and_the_bytes_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = FolderDisk::open(folder.path()).unwrap();
+        let file = disk.create_segment(0, 1 << 20).unwrap();
+        file.write_at(4096, &[IoSlice::new(&[7; 8192])]).unwrap();
+        file.sync().unwrap();
+        for (offset_bytes, length_bytes) in [(4096, 8192), (5000, 64), ((1 << 20) - 64, 64), (0, 1 << 20)] {
+            file.make_resident(offset_bytes, length_bytes).unwrap();
+            assert!(file.is_resident(offset_bytes, length_bytes));
+            file.no_longer_needed(offset_bytes, length_bytes);
+            assert_eq!(file.slice(4096, 8192), [7; 8192]);
+        }
+    }
 }

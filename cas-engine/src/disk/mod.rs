@@ -37,4 +37,6 @@ pub trait SegmentFile: Send + Sync + 'static {
     fn is_resident(&self, offset_bytes: u32, length_bytes: u32) -> bool;
     /// Reads the range into memory, waiting for the device; a media error is an error here and not a signal later.
     fn make_resident(&self, offset_bytes: u32, length_bytes: u32) -> io::Result<()>;
+    /// The range was brought into memory for one look and will not be needed soon: the memory may go to others. A hint.
+    fn no_longer_needed(&self, _offset_bytes: u32, _length_bytes: u32) {}
 }

@@ -269,6 +269,10 @@ impl Ledger {
     /// Nothing in the index points into the segment any more: it becomes free when its last reader is gone.
     pub(crate) fn release(&self, number: u32) {
         let mut state = self.state.lock();
+        // The scrubber may have met a device's error in it while it was reclaimed.
+        if state.quarantined.contains(&number) {
+            return;
+        }
         state.sealed.retain(|sealed| sealed.number != number);
         state.draining.push(number);
         state.exhausted_until_ms = None;

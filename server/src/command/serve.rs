@@ -162,6 +162,7 @@ fn open_store(config: &Config) -> Result<Engine, Failure> {
     let mut options = EngineOptions::new(config.max_size.0);
     options.lease = config.lease.0;
     options.lease_floor = config.lease_floor.0;
+    options.scrub_period = config.scrub_period.0;
     options.durability = match config.durability {
         Durability::Written => cask_engine::Durability::Written,
         Durability::Synced => cask_engine::Durability::Synced,

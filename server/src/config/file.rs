@@ -82,6 +82,7 @@ mod tests {
             lease = "8h"
             lease_floor = "0s"
             durability = "synced"
+            scrub_period = "30d"
             log_format = "json"
             drain_timeout = "5s"
             max_connections = 7

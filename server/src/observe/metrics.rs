@@ -117,7 +117,7 @@ pub(super) fn engine_values(stats: &EngineStats) -> impl Iterator<Item = (&'stat
     engine_metrics(stats).into_iter().map(|(name, _, _, value)| (name.trim_start_matches("cask_"), value))
 }
 
-fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 18] {
+fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 23] {
     // Taken apart so that a new counter of the engine cannot be forgotten here.
     let EngineStats {
         entry_count,
@@ -138,6 +138,11 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         uploads_refused_total,
         corrupt_records_total,
         quarantined_segments_total,
+        scrubbed_bytes_total,
+        scrubbed_records_total,
+        scrub_cycles_total,
+        scrub_cycle_ended_ms,
+        restored_structures_total,
     } = *stats;
     [
         ("cask_entries", Gauge, "Entries in the index: blobs and action results.", entry_count),
@@ -190,8 +195,28 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         (
             "cask_quarantined_segments_total",
             Counter,
-            "Segments set aside after a failed write. Growing: replace the disk.",
+            "Segments set aside after a failed write or a failed read of the scrubber. Growing: replace the disk.",
             quarantined_segments_total,
+        ),
+        (
+            "cask_scrubbed_bytes_total",
+            Counter,
+            "Bytes read to be checked. Standing still with scrub_period set: nothing is stored, or a cycle rests.",
+            scrubbed_bytes_total,
+        ),
+        ("cask_scrubbed_records_total", Counter, "Blobs and action results checked.", scrubbed_records_total),
+        ("cask_scrub_cycles_total", Counter, "Times that everything stored was checked.", scrub_cycles_total),
+        (
+            "cask_scrub_cycle_end_time_seconds",
+            Gauge,
+            "When everything had been checked last, as Unix time; 0: not since the start. Older than twice scrub_period: the disk is too slow for it.",
+            scrub_cycle_ended_ms / 1000,
+        ),
+        (
+            "cask_restored_structures_total",
+            Counter,
+            "Segment headers and footers found damaged and written again. Growing: look at the disk.",
+            restored_structures_total,
         ),
     ]
 }

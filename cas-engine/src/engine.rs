@@ -104,7 +104,7 @@ impl Engine {
                 |error| OpenError::Io { action: "read randomness for", path: folder.to_owned(), source: error.into() },
             )?;
         }
-        let disk = Arc::new(FolderDisk::open(folder)?);
+        let disk = Arc::new(FolderDisk::open_with(folder, options.disk_adapter)?);
         let (core, fill) = open_core(disk, folder, &options, clock, &entropy, Threads::of_machine())?;
         let background = Background::start(&core, fill).map_err(|source| OpenError::Io {
             action: "start threads for",

@@ -285,6 +285,11 @@ impl Engine {
         self.core().plan.geometry.action_payload_bytes_max() as usize - 4096
     }
 
+    /// How the disk is written to, in words for the operator.
+    pub fn way_of_writing(&self) -> &'static str {
+        self.core().disk.way_of_writing()
+    }
+
     /// Counters and gauges.
     pub fn stats(&self) -> EngineStats {
         let core = self.core();

@@ -344,3 +344,22 @@ impl SegmentFile for FolderFile {
         self.mapping.make_resident(offset_bytes, length_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_had_is_replaced_only_where_that_is_allowed() {
+        let works = |ring_use| Ok(ring_use);
+        let forbidden = |_| Err::<RingUse, _>("Operation not permitted".to_owned());
+        let used = |adapter| choose(adapter, works).unwrap().0;
+        assert_eq!(used(DiskAdapter::Auto), Some(RingUse::ParallelSyncs));
+        assert_eq!(used(DiskAdapter::Uring), Some(RingUse::Everything));
+        assert_eq!(used(DiskAdapter::Positioned), None);
+        assert_eq!(choose(DiskAdapter::Auto, forbidden).unwrap(), (None, "Operation not permitted".to_owned()));
+        assert_eq!(choose(DiskAdapter::Positioned, forbidden).unwrap().0, None);
+        let error = choose(DiskAdapter::Uring, forbidden).unwrap_err().to_string();
+        assert!(error.contains("not permitted") && error.contains("auto or positioned"), "{error}");
+    }
+}

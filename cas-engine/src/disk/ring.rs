@@ -330,3 +330,167 @@ fn tell<'a>(steps: impl Iterator<Item = &'a Step>, split: bool) -> Done {
     }
     done
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// `None`, and a line that no harness catches, where the kernel forbids it.
+    fn ring() -> Option<Ring> {
+        let ring = Ring::new();
+        if let Err(error) = &ring {
+            writeln!(std::io::stderr(), "SKIPPED: no io_uring to test: {error}").unwrap();
+        }
+        ring.ok()
+    }
+
+    fn chain<'a>(file: &'a File, file_id: u64, pieces: &'a [IoSlice<'a>], sync: bool) -> Chain<'a> {
+        Chain { file, file_id, offset_bytes: 0, pieces, sync }
+    }
+
+    #[test]
+    fn what_the_kernel_answers_is_told_without_wishes() {
+        let write = |bytes, result| (What::Write { bytes }, result);
+        let told = |steps: Vec<(What, Option<i32>)>, split| {
+            let steps: Vec<Step> = steps.into_iter().map(|(what, result)| Step { chain: 0, what, result }).collect();
+            tell(steps.iter(), split)
+        };
+        let done = |written_bytes, write_error, sync| Done { written_bytes, write_error, sync };
+        let (io, canceled) = (-libc::EIO, -libc::ECANCELED);
+        for (what, steps, expected) in [
+            ("all", vec![write(9, Some(9)), (What::Sync, Some(0))], done(9, None, Some(Ok(())))),
+            ("only a sync", vec![(What::Sync, Some(0))], done(0, None, Some(Ok(())))),
+            ("a failed sync", vec![write(9, Some(9)), (What::Sync, Some(io))], done(9, None, Some(Err(libc::EIO)))),
+            ("a failed write", vec![write(9, Some(io)), (What::Sync, Some(canceled))], done(0, Some(libc::EIO), None)),
+            (
+                "a failed write and a sync that ran all the same",
+                vec![write(9, Some(io)), (What::Sync, Some(0))],
+                done(0, Some(libc::EIO), None),
+            ),
+            ("a short write", vec![write(9, Some(4)), (What::Sync, Some(canceled))], done(4, None, None)),
+            ("a short write and a sync", vec![write(9, Some(4)), (What::Sync, Some(0))], done(4, None, None)),
+            (
+                "a short write, a failed sync",
+                vec![write(9, Some(4)), (What::Sync, Some(io))],
+                done(4, None, Some(Err(libc::EIO))),
+            ),
+            (
+                "a gap",
+                vec![write(9, Some(9)), write(9, Some(0)), write(9, Some(9)), (What::Sync, Some(0))],
+                done(9, None, None),
+            ),
+            ("interrupted", vec![write(9, Some(-libc::EINTR)), (What::Sync, Some(canceled))], done(0, None, None)),
+            ("not begun", vec![write(9, Some(-libc::EAGAIN)), (What::Sync, None)], done(0, None, None)),
+            ("never taken", vec![write(9, None), (What::Sync, None)], done(0, None, None)),
+            ("a sync not begun", vec![write(9, Some(9)), (What::Sync, Some(-libc::EAGAIN))], done(9, None, None)),
+            (
+                "an interrupted sync",
+                vec![write(9, Some(9)), (What::Sync, Some(-libc::EINTR))],
+                done(9, None, Some(Err(libc::EINTR))),
+            ),
+        ] {
+            assert_eq!(told(steps, false), expected, "{what}");
+        }
+        // A chain that was cut: the sync may have run beside the write.
+        assert_eq!(told(vec![write(9, Some(9)), (What::Sync, Some(0))], true), done(9, None, None));
+    }
+
+    #[test]
+    fn files_take_turns_in_the_table_and_one_that_refuses_fails_alone() {
+        let Some(mut ring) = ring() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let files: Vec<File> =
+            (0..FILES + 5).map(|number| File::create_new(folder.path().join(number.to_string())).unwrap()).collect();
+        for round in 0..3_u8 {
+            let contents: Vec<[u8; 3]> = (0..files.len() as u8).map(|number| [round, number, 7]).collect();
+            let pieces: Vec<[IoSlice<'_>; 1]> = contents.iter().map(|content| [IoSlice::new(content)]).collect();
+            let chains: Vec<Chain<'_>> = files
+                .iter()
+                .zip(&pieces)
+                .enumerate()
+                .map(|(number, (file, pieces))| chain(file, number as u64 + 1, pieces, number % 2 == 0))
+                .collect();
+            for (number, done) in ring.run(&chains).into_iter().enumerate() {
+                let sync = (number % 2 == 0).then_some(Ok(()));
+                assert_eq!(done, Done { written_bytes: 3, write_error: None, sync }, "{number} in round {round}");
+            }
+            for (number, content) in contents.iter().enumerate() {
+                assert_eq!(std::fs::read(folder.path().join(number.to_string())).unwrap(), content);
+            }
+        }
+        let read_only = File::open(folder.path().join("0")).unwrap();
+        for content in [vec![1; 10], vec![1; 2 * COPIED_BYTES_MAX]] {
+            let pieces = [IoSlice::new(&content)];
+            let done = ring.run(&[chain(&read_only, 100, &pieces, true), chain(&files[1], 2, &pieces, true)]);
+            assert_eq!(done[0], Done { written_bytes: 0, write_error: Some(libc::EBADF), sync: None });
+            assert_eq!(done[1], Done { written_bytes: content.len(), write_error: None, sync: Some(Ok(())) });
+        }
+    }
+
+    #[test]
+    fn more_chains_than_entries_run_and_a_chain_that_never_fits_is_left() {
+        let Some(mut ring) = ring() else { return };
+        let file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..=255).collect();
+        let all: Vec<IoSlice<'_>> = (0..(ENTRIES + 1) * PIECES_PER_WRITE_MAX).map(|_| IoSlice::new(&bytes)).collect();
+        let mut chains: Vec<Chain<'_>> = (0..200_u32)
+            .map(|number| Chain {
+                file: &file,
+                file_id: 1,
+                offset_bytes: number * 256,
+                pieces: &all[..1],
+                sync: number % 7 == 0,
+            })
+            .collect();
+        chains.insert(100, chain(&file, 1, &all, true));
+        let done = ring.run(&chains);
+        assert_eq!(done[100], Done::default());
+        assert!(done.iter().enumerate().all(|(number, done)| number == 100 || done.written_bytes == 256));
+        let mut read = vec![0; 200 * 256];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert!(read.chunks(256).all(|chunk| chunk == bytes));
+    }
+
+    /// The kernel reads a buffer as long as the write is under way: who drops the guard waits for that.
+    #[test]
+    fn dropping_what_is_under_way_waits_for_the_kernel() {
+        let Some(mut ring) = ring() else { return };
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut writer = File::from(OwnedFd::from(writer));
+        // SAFETY: asks for a number.
+        let capacity = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETPIPE_SZ) } as usize;
+        let full = vec![1_u8; capacity];
+        writer.write_all(&full).unwrap();
+        let dropped = AtomicBool::new(false);
+        let (started, starts) = std::sync::mpsc::channel();
+        let mut first = vec![0; capacity];
+        std::thread::scope(|scope| {
+            let (writer, dropped) = (&writer, &dropped);
+            scope.spawn(move || {
+                // Not copied, and more than the pipe takes: under way until somebody reads.
+                let mut content = vec![7_u8; 2 * COPIED_BYTES_MAX];
+                let pieces = [IoSlice::new(&content)];
+                let chains = [chain(writer, 1, &pieces, false)];
+                let under_way = ring.submit(&chains);
+                under_way.uring.submit().unwrap();
+                started.send(()).unwrap();
+                drop(under_way);
+                dropped.store(true, Ordering::SeqCst);
+                content.fill(0);
+            });
+            starts.recv().unwrap();
+            assert!(!dropped.load(Ordering::SeqCst), "nobody has read yet");
+            reader.read_exact(&mut first).unwrap();
+        });
+        drop(writer);
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).unwrap();
+        assert!(first == full && !rest.is_empty());
+        assert!(rest.iter().all(|byte| *byte == 7), "the buffer was given back too early");
+    }
+}

@@ -102,6 +102,7 @@ impl Pages {
             "uptime_seconds": self.started.elapsed().as_secs(),
             "connections": self.requests.connections_open(),
             "requests_in_flight": self.requests.in_flight(),
+            "disk": self.engine.way_of_writing(),
             "engine": engine,
         })
         .to_string();

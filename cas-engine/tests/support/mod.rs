@@ -19,6 +19,10 @@ pub const MIB: u64 = 1 << 20;
 pub struct ManualClock(AtomicU64);
 
 impl ManualClock {
+    pub fn at(now_ms: u64) -> Self {
+        Self(AtomicU64::new(now_ms))
+    }
+
     pub fn advance(&self, by: Duration) {
         self.0.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
     }

@@ -17,7 +17,7 @@ use cask_engine::clock::SystemClock;
 use cask_engine::{DiskAdapter, Durability, Engine, EngineOptions};
 
 const ADAPTERS: [DiskAdapter; 3] = [DiskAdapter::Positioned, DiskAdapter::Uring, DiskAdapter::Auto];
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 11;
 const KIB_4: usize = 4 << 10;
 const MIB: usize = 1 << 20;
 
@@ -33,15 +33,15 @@ struct Case {
 }
 
 const CASES: [Case; 9] = [
-    Case::new("4 KiB synced, 1 writer", Durability::Synced, KIB_4, 1, 500),
-    Case::new("4 KiB synced, 32 writers", Durability::Synced, KIB_4, 32, 4_000),
-    Case::new("4 KiB synced, 256 writers", Durability::Synced, KIB_4, 256, 10_000),
-    Case { actions: true, ..Case::new("4 KiB synced, 32 writers, two lanes", Durability::Synced, KIB_4, 32, 4_000) },
-    Case::new("4 KiB written, 1 writer", Durability::Written, KIB_4, 1, 4_000),
-    Case::new("4 KiB written, 256 writers", Durability::Written, KIB_4, 256, 10_000),
-    Case::new("1 MiB synced, 1 writer", Durability::Synced, MIB, 1, 60),
-    Case::new("1 MiB synced, 32 writers", Durability::Synced, MIB, 32, 128),
-    Case::new("1 MiB written, 32 writers", Durability::Written, MIB, 32, 128),
+    Case::new("4 KiB synced, 1 writer", Durability::Synced, KIB_4, 1, 150),
+    Case::new("4 KiB synced, 32 writers", Durability::Synced, KIB_4, 32, 1_600),
+    Case::new("4 KiB synced, 256 writers", Durability::Synced, KIB_4, 256, 5_120),
+    Case { actions: true, ..Case::new("4 KiB synced, 32 writers, two lanes", Durability::Synced, KIB_4, 32, 1_600) },
+    Case::new("4 KiB written, 1 writer", Durability::Written, KIB_4, 1, 1_500),
+    Case::new("4 KiB written, 256 writers", Durability::Written, KIB_4, 256, 5_120),
+    Case::new("1 MiB synced, 1 writer", Durability::Synced, MIB, 1, 30),
+    Case::new("1 MiB synced, 32 writers", Durability::Synced, MIB, 32, 96),
+    Case::new("1 MiB written, 32 writers", Durability::Written, MIB, 32, 96),
 ];
 
 impl Case {
@@ -98,7 +98,7 @@ fn bare(folder: &Path, case: &Case) -> Cost {
     file.write_all_at(&vec![0; FILE_BYTES as usize], 0).expect("written");
     file.sync_all().expect("synced");
     let data = blob(1, case.length_bytes);
-    let count = case.puts.min(500);
+    let count = case.puts.min(150);
     let mut times = Vec::with_capacity(count);
     let cpu = cpu_time();
     for number in 0..count as u64 {

@@ -1,6 +1,8 @@
 //! The tests of the engine once more, over io_uring; `support::adapter` sees that they are compiled here. Where the kernel
 //! forbids it they say so and run by position.
 
+#![allow(clippy::duplicate_mod, reason = "each of them brings the support along")]
+
 #[path = "loading.rs"]
 mod loading;
 #[path = "opening.rs"]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cask_index::{EpochLength, Location};
 
+use crate::disk::DiskAdapter;
 use crate::error::OpenError;
 
 /// When an upload is acknowledged.
@@ -26,6 +27,8 @@ pub struct EngineOptions {
     pub lease_floor: Duration,
     /// When an upload is acknowledged.
     pub durability: Durability,
+    /// How batches of writes reach the disk.
+    pub disk_adapter: DiskAdapter,
     /// Size of one segment file, a power of two; `None`: chosen from `max_size_bytes`. Used when the store is made,
     /// an existing store keeps the size it has.
     pub segment_size_bytes: Option<u32>,
@@ -45,6 +48,7 @@ impl EngineOptions {
             lease: Duration::from_secs(4 * 3600),
             lease_floor: Duration::from_secs(600),
             durability: Durability::Written,
+            disk_adapter: DiskAdapter::Auto,
             segment_size_bytes: None,
             index_capacity: None,
             blob_size_bytes_max: None,

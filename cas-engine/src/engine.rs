@@ -105,7 +105,7 @@ impl Engine {
                 |error| OpenError::Io { action: "read randomness for", path: folder.to_owned(), source: error.into() },
             )?;
         }
-        let disk = Arc::new(FolderDisk::open(folder)?);
+        let disk = Arc::new(FolderDisk::open_with(folder, options.disk_adapter)?);
         let (core, fill) = open_core(disk, folder, &options, clock, &entropy, Threads::of_machine())?;
         let background = Background::start(&core, fill).map_err(|source| OpenError::Io {
             action: "start threads for",
@@ -284,6 +284,11 @@ impl Engine {
     /// Largest action value with an empty closure; each blob of the closure takes 16 bytes of it.
     pub fn action_value_size_bytes_max(&self) -> usize {
         self.core().plan.geometry.action_payload_bytes_max() as usize - 4096
+    }
+
+    /// How the disk is written to, in words for the operator.
+    pub fn way_of_writing(&self) -> &'static str {
+        self.core().disk.way_of_writing()
     }
 
     /// Counters and gauges.

@@ -105,6 +105,14 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
+    /// io_uring was asked for by name.
+    #[error(
+        "io_uring is asked for and not to be had ({reason}); allow it, or choose the disk adapter auto or positioned"
+    )]
+    NoUring {
+        /// What stands in the way.
+        reason: String,
+    },
     /// The options make no sense together.
     #[error("{0}")]
     Options(String),

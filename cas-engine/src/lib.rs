@@ -40,6 +40,7 @@ pub use blob::Blob;
 pub use commit_queue::Completion;
 pub use config::{Durability, EngineOptions, Geometry};
 pub use counters::EngineStats;
+pub use disk::DiskAdapter;
 pub use engine::{Engine, Entropy, OpenReport};
 pub use error::{EngineError, OpenError};
 pub use scrub::ScrubStep;

@@ -21,7 +21,7 @@ use super::Failure;
 use super::banner::Banner;
 use crate::access::limits::Limits;
 use crate::cache::Cache;
-use crate::config::{Config, Durability, Settings, Surroundings};
+use crate::config::{Config, DiskAdapter, Durability, Settings, Surroundings};
 use crate::http_cache::HttpCache;
 use crate::observe::pages::Pages;
 use crate::observe::requests::RequestCounts;
@@ -166,6 +166,11 @@ fn open_store(config: &Config) -> Result<Engine, Failure> {
     options.durability = match config.durability {
         Durability::Written => cask_engine::Durability::Written,
         Durability::Synced => cask_engine::Durability::Synced,
+    };
+    options.disk_adapter = match config.disk_adapter {
+        DiskAdapter::Auto => cask_engine::DiskAdapter::Auto,
+        DiskAdapter::Uring => cask_engine::DiskAdapter::Uring,
+        DiskAdapter::Positioned => cask_engine::DiskAdapter::Positioned,
     };
     let patience = Instant::now() + PREDECESSOR_WAIT_MAX;
     loop {

@@ -108,6 +108,7 @@ impl Pages {
             "uptime_seconds": self.started.elapsed().as_secs(),
             "connections": self.requests.connections_open(),
             "requests_in_flight": self.requests.in_flight(),
+            "disk": self.cache.engine().way_of_writing(),
             "engine": engine,
         })
         .to_string();

@@ -58,8 +58,8 @@ impl EngineOptions {
 }
 
 const MIB: u64 = 1 << 20;
-/// Smallest segment: its records are at most a sixteenth of it, 64 KiB parts.
-pub(crate) const SEGMENT_SIZE_BYTES_MIN: u32 = 1 << 20;
+/// Smallest segment, for tests and the simulator, which want a store that turns over in a moment: its parts are 4 KiB.
+pub(crate) const SEGMENT_SIZE_BYTES_MIN: u32 = 64 << 10;
 /// Largest segment: a location's offset has 22 bits of 64-byte units.
 pub(crate) const SEGMENT_SIZE_BYTES_MAX: u32 = 256 << 20;
 /// Fewer segments than this leave no room to reclaim beside the open lanes.
@@ -146,9 +146,9 @@ impl Plan {
             options.max_size_bytes.saturating_sub(metadata_bytes_max) / u64::from(geometry.segment_size_bytes);
         if segment_count < SEGMENT_COUNT_MIN {
             return Err(OpenError::Options(format!(
-                "a max size of {} bytes is too small for a store of {} MiB segments (a store keeps the segment size it was made with); raise it to {} MiB or more",
+                "a max size of {} bytes is too small for a store of {} KiB segments (a store keeps the segment size it was made with); raise it to {} MiB or more",
                 options.max_size_bytes,
-                u64::from(geometry.segment_size_bytes) / MIB,
+                geometry.segment_size_bytes / 1024,
                 ((SEGMENT_COUNT_MIN + 1) * u64::from(geometry.segment_size_bytes) * 32 / 31).div_ceil(MIB),
             )));
         }
@@ -216,6 +216,9 @@ mod tests {
         let mut crossed = EngineOptions::new(1024 * MIB);
         crossed.lease = Duration::from_secs(1);
         assert!(matches!(Plan::new(&crossed, geometry), Err(OpenError::Options(_))));
-        assert!(matches!(Geometry::new(3 << 20), Err(OpenError::Options(_))));
+        for wrong in [3 << 20, 32 << 10, 512 << 20] {
+            assert!(matches!(Geometry::new(wrong), Err(OpenError::Options(_))), "{wrong}");
+        }
+        assert_eq!(Geometry::new(64 << 10).unwrap().part_size_bytes, 4096);
     }
 }

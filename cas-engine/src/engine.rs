@@ -344,7 +344,7 @@ impl Inner {
 
 impl Core {
     /// Everything is written and nobody writes any more.
-    fn mark_clean(&self) -> Result<(), EngineError> {
+    pub(crate) fn mark_clean(&self) -> Result<(), EngineError> {
         let storage = |error: std::io::Error| EngineError::Storage(error.to_string());
         if !self.loading.is_complete() {
             // Nothing was changed: the store is what it was, and so is its touch snapshot.

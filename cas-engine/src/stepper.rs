@@ -10,12 +10,16 @@ use parking_lot::Mutex;
 
 use crate::core::Core;
 use crate::engine::{Fill, OpenReport};
+use crate::error::EngineError;
 use crate::scrub::ScrubStep;
 use crate::segment::reclaimer::ReclaimStep;
 use crate::writer::WriterStep;
 
 /// Touches are saved no more often than this.
 const TOUCHES_INTERVAL_MS: u64 = 60_000;
+
+/// At close, records that found no space after so many rounds of reclaim are given up.
+const CLOSE_ROUNDS_MAX: usize = 400;
 
 /// Handle on the background work of an engine.
 #[derive(Clone)]
@@ -74,6 +78,29 @@ impl Stepper {
                 return;
             }
         }
+    }
+}
+
+impl Stepper {
+    /// Closes the store in order, as [`Engine::close`](crate::Engine::close) does where there are threads: writes what is queued,
+    /// refuses what finds no space, syncs, marks the store clean.
+    ///
+    /// # Errors
+    /// `Storage` when the disk refused; the store is then as after a crash.
+    pub fn close(&self) -> Result<(), EngineError> {
+        self.core.queue.close();
+        for _ in 0..CLOSE_ROUNDS_MAX {
+            match self.write() {
+                WriterStep::Idle => break,
+                WriterStep::Worked => {}
+                WriterStep::WaitsForSpace => {
+                    self.sync();
+                    self.reclaim();
+                }
+            }
+        }
+        self.core.fail_queued();
+        self.core.mark_clean()
     }
 }
 

@@ -15,7 +15,6 @@ use crate::config::Durability;
 use crate::core::Core;
 use crate::disk::Until;
 use crate::error::EngineError;
-use crate::format::record::RecordKind;
 use crate::format::segment::LaneClass;
 use crate::segment::lane::{Append, Lane, OpenSegment, Outgoing};
 use crate::segment::ledger::NoSpace;
@@ -207,16 +206,19 @@ impl Core {
         open.segment.fail(error);
         let mut lost = 0;
         for (key, location) in open.unsynced() {
-            // A large blob that lost a part is gone: its head must not go on saying that it is there.
-            if let Some((header, _)) =
-                self.header_of_record(location).filter(|(header, _)| header.kind == RecordKind::Part)
-            {
-                let head = self.keyer.blob(&header.digest);
-                if let Some(found) = self.index.get(head) {
-                    self.index.remove(head, found.location);
-                }
+            let part = self.header_of_record(location).and_then(|(header, _)| Some((header.digest, header.part?)));
+            // What points elsewhere was not lost here: reclaim failed to move it, or it was uploaded again.
+            if !self.index.remove(key, location) {
+                continue;
             }
-            lost += usize::from(self.index.remove(key, location));
+            lost += 1;
+            // A large blob that lost a part is gone: its head must not go on saying that it is there. A head of another
+            // upload has parts of its own.
+            if let Some((digest, tag)) = part
+                && let Some(head) = self.head_of(self.keyer.blob(&digest), tag.nonce)
+            {
+                self.index.remove(head.key, head.found.location);
+            }
         }
         self.ledger.quarantine(open.segment.number());
         self.counters.quarantined_segments.fetch_add(1, Ordering::Relaxed);

@@ -135,19 +135,20 @@ impl<'a> Filling<'a> {
         let (number, sequence) = (life.header.number, life.header.sequence);
         let written_ms = life.written_ms().min(self.now_ms);
         let ring_ms = u64::from(EpochLength::AGE_PERIODS_MAX).saturating_mul(self.plan.epochs.length_ms);
-        let known = self.now_ms - written_ms < ring_ms;
-        let record_count = match &life.contents {
-            Contents::Records(found) => found.entries.len(),
-            Contents::Footer(trailer) => ((trailer.footer_bytes - TRAILER_BYTES) / FOOTER_ENTRY_BYTES) as usize,
-        };
-        // An orderly close leaves a byte for each record. When there are more or fewer, a damaged record was left out by the
-        // scan, and which byte is whose is not known: believed all the same, "dropped" would be said of a neighbour.
-        let saved = self.snapshot.segments.get(&(number, sequence)).map(Vec::as_slice);
+        let mut saved = self.snapshot.segments.get(&(number, sequence)).map(Vec::as_slice);
+        let mut touched_ms = written_ms;
+        if self.superblock.clean && saved.is_some_and(|touches| touches.len() as u64 != life.entry_count()) {
+            // A damaged record is missing among those found, so nobody knows whose the bytes are, and a shifted one would say
+            // of a good record that it was dropped. All may have been touched until the close.
+            saved = None;
+            touched_ms = self.snapshot.saved_ms.min(self.now_ms);
+        }
+        let known = self.now_ms - touched_ms < ring_ms;
         Source {
             segment: self.ledger.segment(number).expect("surveyed segments are in the ledger"),
             sequence,
-            fallback: if known { self.plan.epochs.epoch_at(written_ms) } else { TouchEpoch::OLD },
-            saved: saved.filter(|touches| !self.superblock.clean || touches.len() == record_count),
+            fallback: if known { self.plan.epochs.epoch_at(touched_ms) } else { TouchEpoch::OLD },
+            saved,
         }
     }
 
@@ -252,8 +253,8 @@ impl<'a> Filling<'a> {
         OpenSegment {
             segment: Arc::clone(segment),
             end_bytes: found.end_bytes,
+            synced_count: found.entries.len(),
             entries: found.entries,
-            synced_count: 0,
         }
     }
 

@@ -14,9 +14,9 @@ use super::lease::{LeaseTerms, Unit, Verdict, judge};
 use super::ledger::Sealed;
 use super::{Pin, PinnedRange};
 use crate::core::Core;
-use crate::format::footer::{Footer, TRAILER_BYTES};
+use crate::format::footer::{Footer, TRAILER_BYTES, footer_bytes};
 use crate::format::record::{RecordHeader, RecordKind, payload_checksum};
-use crate::format::segment::LaneClass;
+use crate::format::segment::{LaneClass, SEGMENT_HEADER_BYTES};
 use crate::writer::Unopened;
 
 /// A segment of which at most half must be kept is taken at once; otherwise the best of this many candidates.
@@ -56,9 +56,9 @@ struct LiveRecord {
 
 /// An entry as the judge saw it.
 #[derive(Clone, Copy)]
-struct Touched {
-    key: Key,
-    found: Found,
+pub(crate) struct Touched {
+    pub(crate) key: Key,
+    pub(crate) found: Found,
 }
 
 /// A candidate and what is to become of it.
@@ -182,7 +182,9 @@ impl Core {
             outlived_lease: now_ms.saturating_sub(sealed.sealed_ms) >= self.plan.lease_ms,
             credit_bytes: self.rewrite_credit_bytes(),
         };
-        match judge(&units, u64::from(self.plan.geometry.segment_size_bytes), &terms) {
+        // Of what records can take: where all of that is kept, moving it would free nothing, again and again.
+        let overhead_bytes = u64::from(SEGMENT_HEADER_BYTES) + footer_bytes(footer.entries.len());
+        match judge(&units, u64::from(self.plan.geometry.segment_size_bytes) - overhead_bytes, &terms) {
             Verdict::Reclaim { keep, floor, kept_bytes, leases_broken } => {
                 let keep = records.iter().map(|record| keep[record.unit]).collect();
                 let floor = records.iter().map(|record| floor[record.unit]).collect();
@@ -245,7 +247,8 @@ impl Core {
         }
     }
 
-    fn head_of(&self, head_key: Key, nonce: u64) -> Option<Touched> {
+    /// The head at this key, if it is that of the upload `nonce`.
+    pub(crate) fn head_of(&self, head_key: Key, nonce: u64) -> Option<Touched> {
         let found = self.index.get(head_key)?;
         let (head, _) = self.header_of_record(found.location)?;
         let names_it = head.kind == RecordKind::Head && head.part?.nonce == nonce;
@@ -263,16 +266,24 @@ impl Core {
                 dropped += 1;
             }
         }
-        let mut moved = self.move_records(kept.iter().map(|(record, _)| record));
+        // Counted now: they are gone even if what is kept has to wait for a place.
+        self.counters.dropped_records.fetch_add(dropped, Ordering::Relaxed);
+        self.counters.lease_broken.fetch_add(leases_broken, Ordering::Relaxed);
+        let protect = self.crash_protection_left_ms(sealed, now_ms) > 0;
+        let mut moved = self.move_records(kept.iter().map(|(record, _)| record), protect);
         if matches!(moved, Err(Unopened::Space(_))) && self.ledger.is_wedged(now_ms) {
             // Nothing is free, nothing will be, and what is to be kept has nowhere to go: only the floor is sacred.
+            let mut given_up = 0;
             kept.retain(|(record, floor)| {
                 let goes = !floor && self.drop_untouched(record);
-                dropped += u64::from(goes);
-                leases_broken += u64::from(goes);
+                given_up += u64::from(goes);
                 !goes
             });
-            moved = self.move_records(kept.iter().map(|(record, _)| record));
+            self.counters.dropped_records.fetch_add(given_up, Ordering::Relaxed);
+            self.counters.lease_broken.fetch_add(given_up, Ordering::Relaxed);
+            dropped += given_up;
+            leases_broken += given_up;
+            moved = self.move_records(kept.iter().map(|(record, _)| record), protect);
         }
         match moved {
             Ok(()) => {}
@@ -283,8 +294,6 @@ impl Core {
                 return ReclaimStep::Waits;
             }
         }
-        self.counters.dropped_records.fetch_add(dropped, Ordering::Relaxed);
-        self.counters.lease_broken.fetch_add(leases_broken, Ordering::Relaxed);
         self.counters.reclaimed_segments.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(
             event = "segment_reclaimed",
@@ -314,8 +323,12 @@ impl Core {
     }
 
     /// Appends the records to the reinserted lane, syncs, points the index at the copies. Records that fail their
-    /// checks on the way are dropped: a bad copy is worse than a miss.
-    fn move_records<'a>(&self, records: impl Iterator<Item = &'a LiveRecord>) -> Result<(), Unopened> {
+    /// checks on the way are dropped: a bad copy is worse than a miss. `protect`: they count as touched now.
+    fn move_records<'a>(
+        &self,
+        records: impl Iterator<Item = &'a LiveRecord>,
+        protect: bool,
+    ) -> Result<(), Unopened> {
         let mut lane = self.lane(LaneClass::Reinserted).lock();
         let mut batch = Vec::new();
         let mut bytes = 0;
@@ -323,15 +336,15 @@ impl Core {
             bytes += record.location.length_bytes() as usize;
             batch.push(record);
             if bytes >= MOVE_BYTES_MAX {
-                self.move_batch(&mut lane, &batch)?;
+                self.move_batch(&mut lane, &batch, protect)?;
                 batch.clear();
                 bytes = 0;
             }
         }
-        self.move_batch(&mut lane, &batch)
+        self.move_batch(&mut lane, &batch, protect)
     }
 
-    fn move_batch(&self, lane: &mut super::lane::Lane, batch: &[&LiveRecord]) -> Result<(), Unopened> {
+    fn move_batch(&self, lane: &mut super::lane::Lane, batch: &[&LiveRecord], protect: bool) -> Result<(), Unopened> {
         let checked: Vec<(&LiveRecord, RecordHeader, PinnedRange)> =
             batch.iter().filter_map(|record| self.check_for_move(record)).collect();
         let outgoing: Vec<Outgoing<'_>> = checked
@@ -360,6 +373,10 @@ impl Core {
                 }
             };
             for ((record, _, _), to) in checked[moved..].iter().zip(&locations) {
+                if protect {
+                    // The younger segment has no protection of its own, and nobody knows when this was touched before the crash.
+                    self.index.touch(record.judged.key, self.epoch());
+                }
                 self.index.relocate(record.key, record.location, *to);
                 self.counters.reinserted_bytes.fetch_add(u64::from(to.length_bytes()), Ordering::Relaxed);
             }

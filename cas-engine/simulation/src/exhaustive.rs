@@ -140,11 +140,11 @@ fn kinds() -> Vec<CrashKind> {
 }
 
 /// Runs them all, on all cores. Stops after `failures_max` failures.
-pub fn exhaustive(failures_max: usize) -> (Extent, Tally, Vec<Broken>) {
+pub fn exhaustive(length_max: usize, failures_max: usize) -> (Extent, Tally, Vec<Broken>) {
     let mut jobs = Vec::new();
     let prepared = [Durability::Written, Durability::Synced]
         .map(|durability| Prepared::new(setup(durability), &preparation()).expect("the preparation breaks nothing"));
-    for (prepared, length_max) in prepared.iter().zip([3, 2]) {
+    for (prepared, length_max) in prepared.iter().zip([length_max, length_max.min(2)]) {
         jobs.extend(workloads(length_max).into_iter().map(|workload| (prepared, workload)));
     }
     let next = AtomicUsize::new(0);

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use cask_simulation::{Broken, Failure, Tally, exhaustive, operations, run_caught, search, setup, shrink};
+use cask_simulation::{Broken, Failure, Tally, exhaustive, leases, operations, run_caught, search, setup, shrink};
 use clap::Parser;
 
 /// Runs Cask's storage engine on a simulated disk and clock, with faults and crashes, and checks every promise it makes.
@@ -32,9 +32,18 @@ struct Arguments {
     /// Stops after so many failing seeds
     #[arg(long, value_name = "N", default_value_t = 5)]
     failures: usize,
-    /// All workloads of up to three operations, crashed at every disk operation
+    /// All workloads of up to so many operations (3 at most), crashed at every disk operation
+    #[arg(long, value_name = "LENGTH", num_args = 0..=1, default_missing_value = "3")]
+    exhaustive: Option<usize>,
+    /// Many millions of touches under upload pressure: floor and target of the leases
     #[arg(long)]
-    exhaustive: bool,
+    leases: bool,
+    /// With --leases: a lease broken while capacity suffices fails the run (the floor always does)
+    #[arg(long)]
+    strict: bool,
+    /// With --leases: how many
+    #[arg(long, value_name = "N", default_value_t = 10_000_000)]
+    touches: u64,
     /// Does not shrink what fails
     #[arg(long)]
     no_shrink: bool,
@@ -44,13 +53,16 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // A panic is reported as what it is: a finding of a seed.
     std::panic::set_hook(Box::new(|_| {}));
-    if arguments.exhaustive && !run_exhaustive(&arguments) {
+    if arguments.exhaustive.is_some() && !run_exhaustive(&arguments) {
+        return ExitCode::FAILURE;
+    }
+    if arguments.leases && !run_leases(&arguments) {
         return ExitCode::FAILURE;
     }
     let ok = match (arguments.seed, arguments.seeds) {
         (Some(seed), _) => replay(seed, &arguments),
         (None, Some(count)) => run_seeds(count, &arguments),
-        (None, None) if arguments.exhaustive => true,
+        (None, None) if arguments.exhaustive.is_some() || arguments.leases => true,
         (None, None) => {
             eprintln!("nothing to do; try --seeds 1000, or --help");
             false
@@ -88,9 +100,33 @@ fn run_seeds(count: u64, arguments: &Arguments) -> bool {
     failures.is_empty()
 }
 
+fn run_leases(arguments: &Arguments) -> bool {
+    let started = Instant::now();
+    let outcome = std::panic::catch_unwind(|| leases(arguments.touches, arguments.strict));
+    match outcome {
+        Ok(Ok(phases)) => {
+            let touches: u64 = phases.iter().map(|phase| phase.touches).sum();
+            println!("{touches} touches in {:.1} s", started.elapsed().as_secs_f64());
+            for phase in phases {
+                println!("  {phase:?}");
+            }
+            println!("no floor was broken");
+            true
+        }
+        Ok(Err(violation)) => {
+            println!("FAILED: {violation}\n  {COMMAND} --leases --touches {}", arguments.touches);
+            false
+        }
+        Err(panic) => {
+            println!("FAILED: {:?}\n  {COMMAND} --leases --touches {}", panic.downcast_ref::<&str>(), arguments.touches);
+            false
+        }
+    }
+}
+
 fn run_exhaustive(arguments: &Arguments) -> bool {
     let started = Instant::now();
-    let (extent, tally, broken) = exhaustive(arguments.failures);
+    let (extent, tally, broken) = exhaustive(arguments.exhaustive.unwrap_or(3), arguments.failures);
     println!(
         "{} workloads, {} crash points, {} crashes in {:.1} s",
         extent.workloads,

@@ -960,7 +960,7 @@ impl<'a> Run<'a> {
     fn crash_and_reopen(&mut self, kind: CrashKind, again_after: Option<u32>) -> Checked {
         let (mut kind, mut again_after) = (kind, again_after);
         loop {
-            self.tally.crashes += 1;
+            self.tally.crashes += u64::from(self.disk.is_crashed());
             self.drop_engine()?;
             self.next_disk(kind);
             self.look_at_copies()?;

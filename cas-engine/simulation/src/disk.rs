@@ -242,7 +242,8 @@ impl Image {
         for index in writes {
             let write = &state.unsynced[*index];
             let (from, to) = (start.max(write.offset), end.min(write.offset + write.data.len()));
-            Arc::make_mut(&mut state.durable)[from..to].copy_from_slice(&write.data[from - write.offset..to - write.offset]);
+            Arc::make_mut(&mut state.durable)[from..to]
+                .copy_from_slice(&write.data[from - write.offset..to - write.offset]);
         }
     }
 
@@ -287,9 +288,7 @@ impl Image {
                     };
                     // The newest kept write of a sector carries the earlier ones along.
                     let newest = state.unsynced.iter().rposition(|write| {
-                        covers(write)
-                            && Self::is_kept(write, last_ticket_first, (mask, count))
-                            && !is_torn_off(write)
+                        covers(write) && Self::is_kept(write, last_ticket_first, (mask, count)) && !is_torn_off(write)
                     });
                     let Some(newest) = newest else { continue };
                     let writes: Vec<usize> = (0..=newest).filter(|index| covers(&state.unsynced[*index])).collect();
@@ -604,7 +603,9 @@ impl SimDisk {
     pub fn inject(&self, fault: Fault) {
         let mut state = self.state();
         match fault {
-            Fault::SyncFails | Fault::WriteFails | Fault::LostWrite | Fault::MisdirectedWrite => state.armed.push(fault),
+            Fault::SyncFails | Fault::WriteFails | Fault::LostWrite | Fault::MisdirectedWrite => {
+                state.armed.push(fault)
+            }
             Fault::NoSpace => state.no_space = true,
             Fault::SpaceAgain => state.no_space = false,
             Fault::Slow(ms) => state.slow = (4, ms),
@@ -693,9 +694,14 @@ impl SimDisk {
         let state = self.state();
         for image in state.segments.values() {
             let inside = image.state();
-            let (unreadable, tainted, unsynced) = (inside.unreadable.clone(), inside.tainted.clone(), inside.unsynced.len());
+            let (unreadable, tainted, unsynced) =
+                (inside.unreadable.clone(), inside.tainted.clone(), inside.unsynced.len());
             drop(inside);
-            println!("segment {} life {} unreadable {unreadable:?} tainted {tainted:?} unsynced {unsynced}", image.number, image.sequence());
+            println!(
+                "segment {} life {} unreadable {unreadable:?} tainted {tainted:?} unsynced {unsynced}",
+                image.number,
+                image.sequence()
+            );
             for record in records(image.bytes(), 0, state.store_id(), image.sequence()) {
                 println!("    {} + {} {}", record.offset, record.length, record.digest);
             }
@@ -931,4 +937,3 @@ impl SegmentFile for SimFile {
         if self.is_resident(offset_bytes, length_bytes) { Ok(()) } else { Err(eio()) }
     }
 }
-

@@ -56,10 +56,7 @@ fn alphabet() -> Vec<Vec<Operation>> {
         // A large one: parts and head.
         vec![Operation::Put { blob: LARGE }, Operation::Write],
         // An action whose closure is stored already, and one that replaces it.
-        vec![
-            Operation::PutAction { action: 1, closure: vec![1, LARGE_STORED], value_bytes: 100 },
-            Operation::Write,
-        ],
+        vec![Operation::PutAction { action: 1, closure: vec![1, LARGE_STORED], value_bytes: 100 }, Operation::Write],
         // One with a closure that comes with it.
         vec![
             Operation::Put { blob: 103 },

@@ -166,7 +166,10 @@ impl Workspace {
             self.target_broken(detail)?;
         }
         if phase.name == "choked" && (self.report.refused == 0 || stats.lease_broken_total == 0) {
-            return Err(Violation::new("lease", "a store that is far too small refused nothing or broke nothing".to_owned()));
+            return Err(Violation::new(
+                "lease",
+                "a store that is far too small refused nothing or broke nothing".to_owned(),
+            ));
         }
         stepper.close().map_err(|error| Violation::new("closing", error.to_string()))?;
         Ok(self.report.clone())
@@ -228,7 +231,8 @@ impl Workspace {
     fn build(&mut self, phase: &Phase, engine: &Engine, stepper: &Stepper) -> Result<(), Violation> {
         for index in 0..phase.targets {
             // A few targets change with nearly every build, most with hardly any.
-            let changes = if index < phase.targets / 20 { self.random.chance(1, 3) } else { self.random.chance(1, 400) };
+            let changes =
+                if index < phase.targets / 20 { self.random.chance(1, 3) } else { self.random.chance(1, 400) };
             if changes {
                 self.targets[index].version += 1;
                 self.targets[index].stored = false;
@@ -256,14 +260,20 @@ impl Workspace {
                     let blob = outputs[self.random.index(outputs.len())];
                     let read = engine.read_all(&self.blobs[blob].digest, u64::MAX);
                     if read.as_deref().ok() != Some(&self.blobs[blob].data[..]) {
-                        return Err(Violation::new("read", format!("{}: an output of a hit: {:?}", phase.name, read.err())));
+                        return Err(Violation::new(
+                            "read",
+                            format!("{}: an output of a hit: {:?}", phase.name, read.err()),
+                        ));
                     }
                     self.report.touches += 1;
                 }
                 Ok(())
             }
             Err(EngineError::NotFound) => {
-                if phase.fits && self.targets[index].stored && outputs.iter().all(|blob| self.must_be_there(*blob, phase)) {
+                if phase.fits
+                    && self.targets[index].stored
+                    && outputs.iter().all(|blob| self.must_be_there(*blob, phase))
+                {
                     let detail = format!("{}: an action within its lease is gone: {:?}", phase.name, engine.stats());
                     self.target_broken(detail)?;
                 }
@@ -289,7 +299,10 @@ impl Workspace {
                         self.report.refused += 1;
                         complete = false;
                         if phase.fits {
-                            return Err(Violation::new("lease", format!("{}: an upload was refused: {advice}", phase.name)));
+                            return Err(Violation::new(
+                                "lease",
+                                format!("{}: an upload was refused: {advice}", phase.name),
+                            ));
                         }
                         continue;
                     }
@@ -335,11 +348,7 @@ impl Workspace {
 }
 
 /// Steps until the completion ran.
-fn wait(
-    stepper: &Stepper,
-    clock: &SimClock,
-    call: impl FnOnce(cask_engine::Completion),
-) -> Result<(), EngineError> {
+fn wait(stepper: &Stepper, clock: &SimClock, call: impl FnOnce(cask_engine::Completion)) -> Result<(), EngineError> {
     let outcome = Arc::new(std::sync::Mutex::new(None));
     let slot = Arc::clone(&outcome);
     call(Box::new(move |result| *slot.lock().unwrap() = Some(result)));

@@ -96,7 +96,14 @@ fn run_seeds(count: u64, arguments: &Arguments) -> bool {
     for failure in &failures {
         report(failure, arguments);
     }
-    println!("{}", if failures.is_empty() { "no promise was broken".to_owned() } else { format!("{} seeds FAILED", failures.len()) });
+    println!(
+        "{}",
+        if failures.is_empty() {
+            "no promise was broken".to_owned()
+        } else {
+            format!("{} seeds FAILED", failures.len())
+        }
+    );
     failures.is_empty()
 }
 
@@ -118,7 +125,11 @@ fn run_leases(arguments: &Arguments) -> bool {
             false
         }
         Err(panic) => {
-            println!("FAILED: {:?}\n  {COMMAND} --leases --touches {}", panic.downcast_ref::<&str>(), arguments.touches);
+            println!(
+                "FAILED: {:?}\n  {COMMAND} --leases --touches {}",
+                panic.downcast_ref::<&str>(),
+                arguments.touches
+            );
             false
         }
     }

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use cask_engine::clock::Clock;
-use cask_engine::{
-    BeginUpload, Completion, Engine, EngineError, EngineStats, OpenError, ReclaimStep, Stepper, Upload,
-};
+use cask_engine::{BeginUpload, Completion, Engine, EngineError, EngineStats, OpenError, ReclaimStep, Stepper, Upload};
 use cask_index::{Digest, DigestFunction};
 
 use crate::checker::Violation;
@@ -305,12 +303,10 @@ impl<'a> Run<'a> {
     fn perform(&mut self, operation: &Operation) -> Checked {
         match operation {
             Operation::Put { blob } => self.put(*blob),
-            Operation::PutMany { first, count } => {
-                (*first..first + count).try_for_each(|blob| {
-                    self.put(blob)?;
-                    if self.waiting.len().is_multiple_of(16) { self.step_write() } else { Ok(()) }
-                })
-            }
+            Operation::PutMany { first, count } => (*first..first + count).try_for_each(|blob| {
+                self.put(blob)?;
+                if self.waiting.len().is_multiple_of(16) { self.step_write() } else { Ok(()) }
+            }),
             Operation::Open { blob, flaw } => self.open_upload(*blob, *flaw),
             Operation::Feed { upload, bytes } => match self.upload_index(*upload) {
                 Some(index) => self.feed(index, *bytes as usize).map(|_| ()),
@@ -548,8 +544,7 @@ impl<'a> Run<'a> {
     // ---- questions
 
     fn find_missing(&mut self, numbers: &[u32]) -> Checked {
-        let digests: Vec<Digest> =
-            numbers.iter().map(|number| self.model.blob(self.setup, *number).digest).collect();
+        let digests: Vec<Digest> = numbers.iter().map(|number| self.model.blob(self.setup, *number).digest).collect();
         let mut absent = Vec::new();
         self.engine()
             .find_missing(&digests, &mut absent)
@@ -671,8 +666,7 @@ impl<'a> Run<'a> {
     }
 
     fn put_action(&mut self, number: u32, closure: &[u32], value_bytes: usize) {
-        let digests: Vec<Digest> =
-            closure.iter().map(|blob| self.model.blob(self.setup, *blob).digest).collect();
+        let digests: Vec<Digest> = closure.iter().map(|blob| self.model.blob(self.setup, *blob).digest).collect();
         let position = self.model.put(number, closure.to_vec(), value_bytes);
         let action = &self.model.actions[&number];
         let (instance, digest, value) = (action.instance, action.digest, action.puts[position].value.clone());
@@ -808,7 +802,11 @@ impl<'a> Run<'a> {
     fn fault(&mut self, fault: Fault) -> Checked {
         if matches!(
             fault,
-            Fault::BitFlip(_) | Fault::StructureFlip(_) | Fault::BadPage(_) | Fault::LostWrite | Fault::MisdirectedWrite
+            Fault::BitFlip(_)
+                | Fault::StructureFlip(_)
+                | Fault::BadPage(_)
+                | Fault::LostWrite
+                | Fault::MisdirectedWrite
         ) {
             // A fault may hit what is held; nobody promises anything then.
             self.release()?;
@@ -845,9 +843,7 @@ impl<'a> Run<'a> {
             if crashed && !(dropped && !in_floor) {
                 continue;
             }
-            let excused = disk.is_harmed(&blob.digest)
-                || (quarantined && !blob.durable)
-                || (dropped && !in_floor);
+            let excused = disk.is_harmed(&blob.digest) || (quarantined && !blob.durable) || (dropped && !in_floor);
             require!(
                 excused,
                 if in_floor && dropped { "lease floor" } else { "lost" },
@@ -937,7 +933,11 @@ impl<'a> Run<'a> {
                 }
                 Err(_) if self.disk.is_crashed() => return Ok(false),
                 Err(error) => {
-                    require!(try_number == 0 && self.disk.is_faulty(), "opening", "the store cannot be opened: {error}");
+                    require!(
+                        try_number == 0 && self.disk.is_faulty(),
+                        "opening",
+                        "the store cannot be opened: {error}"
+                    );
                     self.disk.heal();
                 }
             }
@@ -952,7 +952,10 @@ impl<'a> Run<'a> {
         self.opened = None;
         self.drain()?;
         for (id, Waiting { about, .. }) in std::mem::take(&mut self.waiting) {
-            return Err(Violation::new("completion", format!("completion {id} ({about:?}) neither ran nor was dropped")));
+            return Err(Violation::new(
+                "completion",
+                format!("completion {id} ({about:?}) neither ran nor was dropped"),
+            ));
         }
         Ok(())
     }
@@ -1008,8 +1011,9 @@ impl<'a> Run<'a> {
         let rounds = if self.brief && !self.random.chance(1, 8) { 1 } else { 3 };
         for round in 0..rounds {
             self.tally.opens += 1;
-            let (engine, _stepper) = open_store(&copy, &options, &self.clock, &mut self.random)
-                .map_err(|error| Violation::new("opening", format!("a store cannot be opened after a crash: {error}")))?;
+            let (engine, _stepper) = open_store(&copy, &options, &self.clock, &mut self.random).map_err(|error| {
+                Violation::new("opening", format!("a store cannot be opened after a crash: {error}"))
+            })?;
             let mut there: Vec<_> = self
                 .model
                 .blobs
@@ -1088,11 +1092,8 @@ impl<'a> Run<'a> {
         if u64::from(self.segment_count) <= self.disk.segment_count() && self.segment_count < before {
             self.model.shrunk();
         }
-        let kind = if power_loss {
-            CrashKind::Power(Survivors::Sectors(self.random.below(100)))
-        } else {
-            CrashKind::Kill
-        };
+        let kind =
+            if power_loss { CrashKind::Power(Survivors::Sectors(self.random.below(100))) } else { CrashKind::Kill };
         self.crash_and_reopen(kind, None)
     }
 }
@@ -1115,7 +1116,8 @@ fn open_store(
 
 /// Whether the blob is in the index, found in a way that touches nothing.
 fn is_stored(engine: &Engine, digest: &Digest) -> bool {
-    digest.is_empty_blob() || engine.find_by_hash(DigestFunction::Sha256, digest.hash()).is_ok_and(|found| found == Some(*digest))
+    digest.is_empty_blob()
+        || engine.find_by_hash(DigestFunction::Sha256, digest.hash()).is_ok_and(|found| found == Some(*digest))
 }
 
 /// True when it was read, and rightly.
@@ -1123,7 +1125,12 @@ fn check_read(number: u32, model: &Model, disk: &SimDisk, outcome: &Result<Bytes
     let blob = &model.blobs[&number];
     match outcome {
         Ok(bytes) => {
-            require!(bytes[..] == blob.data[..], "wrong bytes", "blob {number} ({}) reads as something else", blob.digest);
+            require!(
+                bytes[..] == blob.data[..],
+                "wrong bytes",
+                "blob {number} ({}) reads as something else",
+                blob.digest
+            );
             Ok(true)
         }
         Err(error) => {
@@ -1157,7 +1164,10 @@ fn check_action(
         Ok(value) => {
             let position = action.puts.iter().position(|put| *value == put.value);
             let Some(position) = position else {
-                return Err(Violation::new("wrong bytes", format!("action {number} has a value that was never stored")));
+                return Err(Violation::new(
+                    "wrong bytes",
+                    format!("action {number} has a value that was never stored"),
+                ));
             };
             require!(
                 harmed || binding.is_none_or(|binding| position >= binding),
@@ -1167,8 +1177,7 @@ fn check_action(
             Ok(Some(position))
         }
         Err(EngineError::NotFound) => {
-            let in_floor =
-                action.promised_ms.is_some_and(|promised_ms| now_ms - promised_ms < setup.lease_floor_ms);
+            let in_floor = action.promised_ms.is_some_and(|promised_ms| now_ms - promised_ms < setup.lease_floor_ms);
             let expected = match binding {
                 Some(binding) if action.confirmed || in_floor => {
                     // A later call without answer may have replaced it, with a closure that is not there.

@@ -234,8 +234,27 @@ pub fn operations(setup: &Setup, count: usize) -> Vec<Operation> {
     let trouble_weight = draw.random.pick(&[0, 0, 8, 25]);
     let step_weight = draw.random.pick(&[60, 150, 300]);
     let weights = [
-        120, 40, 60, 120, 50, 10, 60, 60, 50, 50, 15, 8, 40, step_weight, 40, 4, 10, crash_weight, fault_weight,
-        trouble_weight, 3,
+        120,
+        40,
+        60,
+        120,
+        50,
+        10,
+        60,
+        60,
+        50,
+        50,
+        15,
+        8,
+        40,
+        step_weight,
+        40,
+        4,
+        10,
+        crash_weight,
+        fault_weight,
+        trouble_weight,
+        3,
     ];
     (0..count).map(|_| draw.operation(&weights)).collect()
 }

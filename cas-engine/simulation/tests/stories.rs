@@ -72,7 +72,10 @@ fn a_damaged_header_of_an_unsealed_segment_costs_nothing() {
     for seed in 0..20 {
         let setup = setup(131, Durability::Written, 14_400_000, 1000);
         let put = Operation::PutAction { action: 10, closure: vec![], value_bytes: 10 };
-        check(&setup, &[put, Operation::Put { blob: 4 }, Operation::Write, Operation::Fault(Fault::StructureFlip(seed))]);
+        check(
+            &setup,
+            &[put, Operation::Put { blob: 4 }, Operation::Write, Operation::Fault(Fault::StructureFlip(seed))],
+        );
     }
 }
 

@@ -17,7 +17,7 @@ use super::scan::scan;
 use super::survey::{Contents, Life, read};
 use super::{Loading, Threads, for_each};
 use crate::config::Plan;
-use crate::format::footer::{FOOTER_ENTRY_BYTES, FooterEntry, FooterView, TRAILER_BYTES};
+use crate::format::footer::{FooterEntry, FooterView};
 use crate::format::record::{RecordHeader, RecordKind, RecordPlace};
 use crate::format::superblock::Superblock;
 use crate::format::touches::TouchSnapshot;

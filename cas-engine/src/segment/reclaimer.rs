@@ -324,11 +324,7 @@ impl Core {
 
     /// Appends the records to the reinserted lane, syncs, points the index at the copies. Records that fail their
     /// checks on the way are dropped: a bad copy is worse than a miss. `protect`: they count as touched now.
-    fn move_records<'a>(
-        &self,
-        records: impl Iterator<Item = &'a LiveRecord>,
-        protect: bool,
-    ) -> Result<(), Unopened> {
+    fn move_records<'a>(&self, records: impl Iterator<Item = &'a LiveRecord>, protect: bool) -> Result<(), Unopened> {
         let mut lane = self.lane(LaneClass::Reinserted).lock();
         let mut batch = Vec::new();
         let mut bytes = 0;

@@ -81,7 +81,8 @@ macro_rules! require {
 
 /// What a completion says, in the end.
 enum Outcome {
-    Ran(Result<(), EngineError>),
+    /// What came of it, and when.
+    Ran(Result<(), EngineError>, u64),
     /// Dropped without having run.
     Dropped,
 }
@@ -205,6 +206,8 @@ impl Prepared {
         crate::search::caught(|| {
             let mut run = Run::new(&self.setup);
             run.clock = Arc::new(SimClock::at(self.now_ms));
+            // Another process: with the first one's entropy its large uploads would have the nonces of those stored.
+            run.random = Random::new(mix_seed(self.setup.seed, 5));
             run.disk = self.disk.copy_at(&run.clock);
             run.model = self.model.clone();
             run.brief = true;
@@ -364,9 +367,11 @@ impl<'a> Run<'a> {
         self.next_id += 1;
         self.waiting.insert(id, Waiting { about, errors });
         let mut ticket = Ticket { id, outcomes: Arc::clone(&self.outcomes), ran: false };
+        let clock = Arc::clone(&self.clock);
         Box::new(move |outcome| {
             ticket.ran = true;
-            ticket.outcomes.lock().unwrap().push((ticket.id, Outcome::Ran(outcome)));
+            // The promise runs from here: the step that gave it may take its time with something else.
+            ticket.outcomes.lock().unwrap().push((ticket.id, Outcome::Ran(outcome, clock.now_ms())));
         })
     }
 
@@ -510,10 +515,9 @@ impl<'a> Run<'a> {
             let Some(Waiting { about, errors }) = self.waiting.remove(&id) else {
                 return Err(Violation::new("completion", format!("completion {id} ran twice")));
             };
-            let now_ms = self.now_ms();
             self.tally.note(match &outcome {
-                Outcome::Ran(Ok(())) => 1,
-                Outcome::Ran(Err(_)) => 2,
+                Outcome::Ran(Ok(()), _) => 1,
+                Outcome::Ran(Err(_), _) => 2,
                 Outcome::Dropped => 3,
             });
             match (about, outcome) {
@@ -529,13 +533,13 @@ impl<'a> Run<'a> {
                         About::Action(..) | About::Part => {}
                     }
                 }
-                (About::Blob(blob), Outcome::Ran(Ok(()))) => self.model.blob_reported(blob, now_ms),
-                (About::Action(action, position), Outcome::Ran(Ok(()))) => {
+                (About::Blob(blob), Outcome::Ran(Ok(()), now_ms)) => self.model.blob_reported(blob, now_ms),
+                (About::Action(action, position), Outcome::Ran(Ok(()), now_ms)) => {
                     self.model.action_reported(action, position, now_ms);
                 }
-                (About::Part, Outcome::Ran(Ok(()))) => {}
-                (_, Outcome::Ran(Err(EngineError::Closed))) if self.opened.is_none() => {}
-                (_, Outcome::Ran(Err(error))) => self.check_refusal(&error, errors, &format!("{about:?}"))?,
+                (About::Part, Outcome::Ran(Ok(()), _)) => {}
+                (_, Outcome::Ran(Err(EngineError::Closed), _)) if self.opened.is_none() => {}
+                (_, Outcome::Ran(Err(error), _)) => self.check_refusal(&error, errors, &format!("{about:?}"))?,
             }
         }
         Ok(())

@@ -59,7 +59,7 @@ impl EngineOptions {
 
 const MIB: u64 = 1 << 20;
 /// Smallest segment: its records are at most a sixteenth of it, 64 KiB parts.
-pub(crate) const SEGMENT_SIZE_BYTES_MIN: u32 = 1 << 20;
+pub(crate) const SEGMENT_SIZE_BYTES_MIN: u32 = 64 << 10;
 /// Largest segment: a location's offset has 22 bits of 64-byte units.
 pub(crate) const SEGMENT_SIZE_BYTES_MAX: u32 = 256 << 20;
 /// Fewer segments than this leave no room to reclaim beside the open lanes.

@@ -45,7 +45,9 @@ struct Row {
 
 fn main() -> ExitCode {
     let Some(arguments) = arguments() else {
-        eprintln!("usage: eviction [--json FILE] [--workload generated|bazel] [--share PERCENT]... [--policy NAME]... [--quick]");
+        eprintln!(
+            "usage: eviction [--json FILE] [--workload generated|bazel] [--share PERCENT]... [--policy NAME]... [--quick]"
+        );
         return ExitCode::from(2);
     };
     let mut rows = Vec::new();
@@ -107,7 +109,14 @@ fn generated(quick: bool) -> Trace {
 fn recorded(quick: bool) -> Trace {
     let text = std::fs::read_to_string(TRACE).unwrap_or_else(|error| panic!("cannot read {TRACE}: {error}"));
     let recording = Recording::parse(&text).unwrap_or_else(|error| panic!("{TRACE}: {error}"));
-    recording.played_by(Teams { count: if quick { 4 } else { 16 }, shared: 0.1, pause_ms: 10 * MINUTE_MS, seed: 1 })
+    recording.played_by(Teams {
+        count: if quick { 16 } else { 40 },
+        shared: 0.1,
+        members: 6,
+        pause_ms: 30 * MINUTE_MS,
+        scale: 8,
+        seed: 1,
+    })
 }
 
 fn measure(workload: &'static str, trace: &Trace, share: u64, only: &[String], rows: &mut Vec<Row>) {

@@ -21,7 +21,7 @@ impl Chance {
 
     /// Uniform in `0..bound`.
     pub fn below(&mut self, bound: usize) -> usize {
-        (u128::from(self.number()) * bound as u128 >> 64) as usize
+        ((u128::from(self.number()) * bound as u128) >> 64) as usize
     }
 
     /// Uniform in `[0, 1)`.
@@ -58,7 +58,9 @@ impl Zipf {
                 sum
             })
             .collect();
-        up_to.iter_mut().for_each(|value| *value /= sum);
+        for value in &mut up_to {
+            *value /= sum;
+        }
         Self { up_to }
     }
 

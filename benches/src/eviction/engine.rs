@@ -19,6 +19,8 @@ use crate::{blob, digest_of};
 
 /// Uploads between two rounds of the background's work: as a busy server has them.
 const UPLOADS_A_ROUND: u32 = 16;
+/// Virtual time between two rounds of maintenance: less than the eight periods after which touch epochs must be swept.
+const MAINTENANCE_MS: u64 = 30 * 60_000;
 /// The virtual time at which every replay starts.
 const STARTED_MS: u64 = 1_700_000_000_000;
 
@@ -38,6 +40,7 @@ pub struct EngineCache<'a> {
     stepper: Stepper,
     digests: Vec<Option<Digest>>,
     uploads_since_round: u32,
+    maintain_at_ms: u64,
     /// Steps that were taken and segments they made free: how much looking about reclaim does.
     reclaim_steps: u64,
     // Dropped last: the store's folder.
@@ -57,7 +60,7 @@ impl<'a> EngineCache<'a> {
             lease: Duration::from_millis(promise.lease_ms),
             lease_floor: Duration::from_millis(promise.floor_ms),
             segment_size_bytes: Some(segment_size_bytes),
-            index_capacity: Some((size_bytes / 256).max(10_000)),
+            index_capacity: Some((size_bytes / 384).max(10_000)),
             ..EngineOptions::new(size_bytes)
         };
         let clock = Arc::new(ReplayClock(AtomicU64::new(STARTED_MS)));
@@ -65,7 +68,17 @@ impl<'a> EngineCache<'a> {
         let opened = Engine::open_stepped(disk, &options, Arc::clone(&clock) as Arc<dyn Clock>, &[7; 56]);
         let (engine, stepper, _) = opened.unwrap_or_else(|error| panic!("{error}"));
         let digests = vec![None; trace.sizes_bytes.len()];
-        Self { trace, clock, engine, stepper, digests, uploads_since_round: 0, reclaim_steps: 0, folder }
+        Self {
+            trace,
+            clock,
+            engine,
+            stepper,
+            digests,
+            uploads_since_round: 0,
+            maintain_at_ms: 0,
+            reclaim_steps: 0,
+            folder,
+        }
     }
 
     /// The engine's own account.
@@ -104,8 +117,13 @@ impl<'a> EngineCache<'a> {
     }
 
     fn work(&mut self) {
-        while self.stepper.write() == WriterStep::WaitsForSpace {
-            self.round();
+        // A batch of one lane may be written while another waits for space.
+        loop {
+            match self.stepper.write() {
+                WriterStep::Idle => break,
+                WriterStep::Worked => {}
+                WriterStep::WaitsForSpace => self.round(),
+            }
         }
         self.uploads_since_round += 1;
         if self.uploads_since_round >= UPLOADS_A_ROUND {
@@ -119,7 +137,7 @@ impl<'a> EngineCache<'a> {
         loop {
             self.reclaim_steps += 1;
             match self.stepper.reclaim() {
-                ReclaimStep::Reclaimed => {}
+                ReclaimStep::Reclaimed | ReclaimStep::Looked => {}
                 ReclaimStep::Waits => {
                     self.stepper.sync();
                     return;
@@ -131,7 +149,12 @@ impl<'a> EngineCache<'a> {
 
     fn finish(&mut self, call: impl FnOnce(&Engine, cask_engine::Completion)) -> bool {
         let (sender, answer) = std::sync::mpsc::sync_channel(1);
-        call(&self.engine, Box::new(move |outcome| drop(sender.try_send(outcome.is_ok()))));
+        call(
+            &self.engine,
+            Box::new(move |outcome| {
+                let _ = sender.try_send(outcome.is_ok());
+            }),
+        );
         self.work();
         answer.try_recv().unwrap_or(false)
     }
@@ -140,7 +163,10 @@ impl<'a> EngineCache<'a> {
 impl Cache for EngineCache<'_> {
     fn now(&mut self, at_ms: u64) {
         self.clock.0.store(STARTED_MS + at_ms, Ordering::Relaxed);
-        self.stepper.maintain();
+        if at_ms >= self.maintain_at_ms {
+            self.maintain_at_ms = at_ms + MAINTENANCE_MS;
+            self.stepper.maintain();
+        }
     }
 
     fn probe(&mut self, blob: Object) -> bool {

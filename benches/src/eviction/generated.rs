@@ -170,7 +170,9 @@ impl Builder {
         }
         let mut dependents = vec![Vec::new(); company.targets];
         for (target, deps) in dependencies.iter().enumerate() {
-            deps.iter().for_each(|dep| dependents[*dep as usize].push(target as u32));
+            for dep in deps {
+                dependents[*dep as usize].push(target as u32);
+            }
         }
         let output_bytes = (0..company.targets)
             .map(|_| {
@@ -253,7 +255,7 @@ impl Builder {
 
     fn commit(&mut self, at_ms: u64, commit: u32, project: usize) {
         let edited = self.edited_target(project);
-        for _ in 0..1 + self.chance.below(3) {
+        for _ in 0..=self.chance.below(3) {
             let branch = self.edit(edited);
             let targets: Vec<u32> = branch.keys().copied().collect();
             self.build(at_ms, &sorted(targets), commit - 1, &branch);

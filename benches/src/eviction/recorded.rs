@@ -1,8 +1,12 @@
 //! A trace recorded from Bazel, replayed by several teams at once.
 //!
 //! The recording (see `benches/traces/README.md`) is one client's builds of one code base. A shared cache has many such:
-//! each team replays the recording with blobs of its own, a different distance into it and at its own pace, and a share
-//! of its blobs is everybody's (as toolchains and common libraries are).
+//! each team replays the recording with blobs of its own, beginning at a time of its own, and a share of its actions is
+//! everybody's (as common libraries are). A team is a CI, which builds every revision and every fifth from clean, and
+//! developers, who build about every third revision, a while later, and mostly with a warm output base: they ask only for
+//! the actions that were not in their build before.
+
+use std::collections::HashSet;
 
 use super::chance::Chance;
 use super::trace::{Action, Event, Object, Trace};
@@ -23,8 +27,12 @@ pub struct Teams {
     pub count: u32,
     /// A blob or action of the recording is everybody's with this probability.
     pub shared: f64,
-    /// Builds of all teams start so far apart on average.
+    /// Developers of each, beside its CI.
+    pub members: u32,
+    /// Revisions of a team are so far apart.
     pub pause_ms: u64,
+    /// Blobs' sizes are divided by this.
+    pub scale: u32,
     /// For the interleaving.
     pub seed: u64,
 }
@@ -53,8 +61,13 @@ impl Recording {
                 _ => return Err(format!("line {} is of no known kind: {line:.60}", number + 1)),
             }
         }
-        let blobs_known = recording.actions.iter().flat_map(|(_, _, outputs)| outputs).all(|blob| (*blob as usize) < recording.blob_bytes.len());
-        let actions_known = recording.builds.iter().flatten().all(|action| (*action as usize) < recording.actions.len());
+        let blobs_known = recording
+            .actions
+            .iter()
+            .flat_map(|(_, _, outputs)| outputs)
+            .all(|blob| (*blob as usize) < recording.blob_bytes.len());
+        let actions_known =
+            recording.builds.iter().flatten().all(|action| (*action as usize) < recording.actions.len());
         if blobs_known && actions_known { Ok(recording) } else { Err("a number has no definition".to_owned()) }
     }
 
@@ -70,12 +83,15 @@ impl Recording {
         // Objects of one copy: blobs, then for each action its message, its command and its record.
         let stride = (self.blob_bytes.len() + 3 * self.actions.len()) as u32;
         let shared: Vec<bool> = (0..self.actions.len()).map(|_| chance.share() < teams.shared).collect();
-        let mut blob_shared = vec![true; self.blob_bytes.len()];
+        // What an action of everybody's makes is everybody's, whoever else makes it too.
+        let mut blob_shared = vec![false; self.blob_bytes.len()];
         for ((_, _, outputs), shared) in self.actions.iter().zip(&shared) {
-            outputs.iter().for_each(|blob| blob_shared[*blob as usize] &= shared);
+            for blob in outputs {
+                blob_shared[*blob as usize] |= shared;
+            }
         }
         for team in 0..teams.count {
-            trace.sizes_bytes.extend(&self.blob_bytes);
+            trace.sizes_bytes.extend(self.blob_bytes.iter().map(|bytes| bytes / teams.scale + 1));
             let first_record = self.blob_bytes.len() as u32;
             for (number, (message, result, outputs)) in (0..).zip(&self.actions) {
                 let copy = if shared[number as usize] { 0 } else { team };
@@ -96,22 +112,33 @@ impl Recording {
     }
 
     fn interleave(&self, teams: Teams, chance: &mut Chance, trace: &mut Trace) {
-        // Teams start one after the other over the first half of the time and then go on at their own pace.
-        let mut turns: Vec<(u64, u32, usize)> = Vec::new();
-        let span_ms = teams.pause_ms * u64::from(teams.count) * self.builds.len() as u64;
+        // Teams come and go: each is at work for a quarter of the time.
+        let work_ms = teams.pause_ms * self.builds.len() as u64;
+        let mut turns: Vec<(u64, u32, Vec<u32>)> = Vec::new();
         for team in 0..teams.count {
-            let mut at_ms = (chance.share() * 0.5 * span_ms as f64) as u64;
-            let pause_ms = (span_ms - at_ms) as f64 / self.builds.len() as f64;
-            for build in 0..self.builds.len() {
-                at_ms += (pause_ms * 2.0 * chance.share()) as u64;
-                turns.push((at_ms, team, build));
+            let began_ms = (chance.share() * 3.0 * work_ms as f64) as u64;
+            for member in 0..=teams.members {
+                let mut before: HashSet<u32> = HashSet::new();
+                for (number, build) in (0..).zip(&self.builds) {
+                    let late = chance.share();
+                    // The first member is CI: it builds everything, now and then from clean.
+                    let takes_part = member == 0 || chance.share() < 0.3;
+                    if !takes_part {
+                        continue;
+                    }
+                    let clean = before.is_empty() || chance.share() < if member == 0 { 0.2 } else { 0.03 };
+                    let asked = build.iter().filter(|action| clean || !before.contains(action)).copied().collect();
+                    before = build.iter().copied().collect();
+                    let lag_ms = if member == 0 { 0.0 } else { late * 8.0 * teams.pause_ms as f64 };
+                    turns.push((began_ms + number * teams.pause_ms + lag_ms as u64, team, asked));
+                }
             }
         }
         turns.sort_unstable();
-        for (at_ms, team, build) in turns {
+        for (at_ms, team, actions) in turns {
             let first_action = team * self.actions.len() as u32;
             // A build of a thousand actions takes minutes.
-            for (position, action) in (0..).zip(&self.builds[build]) {
+            for (position, action) in (0..).zip(actions) {
                 trace.events.push((at_ms + position * 100, Event::Action(first_action + action)));
             }
         }

@@ -11,8 +11,8 @@ pub trait Cache {
     /// Whether the action's record and all outputs are there; a touch of all of them if they are.
     fn probe_action(&mut self, record: Object, outputs: &[Object]) -> bool {
         // Both sides are evaluated: an incomplete closure still touches what is there.
-        let complete = outputs.iter().fold(true, |complete, output| self.probe(*output) && complete);
-        complete && self.probe(record)
+        let absent = outputs.iter().filter(|output| !self.probe(**output)).count();
+        absent == 0 && self.probe(record)
     }
     /// Reads a blob that was just said to be there.
     fn read(&mut self, _blob: Object) {}
@@ -84,14 +84,20 @@ const PIECES: usize = 10;
 
 /// Plays the whole trace.
 pub fn replay(trace: &Trace, promise: Promise, cache: &mut dyn Cache) -> Outcome {
-    let mut player =
-        Player { trace, promise, cache, told_ms: vec![0; trace.sizes_bytes.len()], outcome: Outcome::default(), now_ms: 0 };
+    let mut player = Player {
+        trace,
+        promise,
+        cache,
+        told_ms: vec![0; trace.sizes_bytes.len()],
+        outcome: Outcome::default(),
+        now_ms: 0,
+    };
     let warm = trace.events.len() * WARM_UP.0 / WARM_UP.1;
     let piece = (trace.events.len() - warm).div_ceil(PIECES).max(1);
     let (mut at_warm, mut at_piece) = ((0, 0), (0, 0));
     let mut amplification_max = 0.0_f64;
     for (position, (at_ms, event)) in trace.events.iter().enumerate() {
-        if position >= warm && (position - warm) % piece == 0 {
+        if position >= warm && (position - warm).is_multiple_of(piece) {
             let written = player.cache.written();
             if position == warm {
                 player.outcome = Outcome::default();

@@ -78,7 +78,9 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let failures = failures(&rows);
-    failures.iter().for_each(|failure| eprintln!("{failure}"));
+    for failure in &failures {
+        eprintln!("{failure}");
+    }
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -169,7 +169,7 @@ impl Plan {
             blob_size_bytes_max: options.blob_size_bytes_max.unwrap_or(u64::MAX).min(options.max_size_bytes / 2),
             lease_ms,
             lease_floor_ms: millis(options.lease_floor),
-            epochs: epoch_length(lease_ms),
+            epochs: epoch_length(lease_ms, millis(options.lease_floor)),
             metadata_bytes_max,
             scrub_period_ms: millis(options.scrub_period),
         })
@@ -180,10 +180,12 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
 }
 
-/// The ring of touch epochs must span the lease. With no (or a short) lease it still orders touches; periods shorter than
-/// five seconds would only make work for the sweep.
-fn epoch_length(lease_ms: u64) -> EpochLength {
-    EpochLength { length_ms: lease_ms.div_ceil(u64::from(EpochLength::AGE_PERIODS_MAX) - 1).max(5000) }
+/// The ring of touch epochs must span the lease. With no (or a short) lease it still orders touches. Periods shorter than
+/// five seconds would only make work for the sweep; where there is no floor that short periods would keep exact, ten
+/// minutes order the touches of a working day.
+fn epoch_length(lease_ms: u64, lease_floor_ms: u64) -> EpochLength {
+    let length_ms_min = if lease_floor_ms == 0 { 600_000 } else { 5000 };
+    EpochLength { length_ms: lease_ms.div_ceil(u64::from(EpochLength::AGE_PERIODS_MAX) - 1).max(length_ms_min) }
 }
 
 #[cfg(test)]
@@ -203,7 +205,7 @@ mod tests {
     #[test]
     fn the_ring_spans_the_lease() {
         for lease_s in [1_u64, 60, 600, 4 * 3600, 7 * 24 * 3600] {
-            let epochs = epoch_length(lease_s * 1000);
+            let epochs = epoch_length(lease_s * 1000, 1);
             assert!(epochs.length_ms * u64::from(EpochLength::AGE_PERIODS_MAX - 1) >= lease_s * 1000);
         }
     }

@@ -73,7 +73,7 @@ impl Stepper {
         loop {
             let wrote = self.write() == WriterStep::Worked;
             let synced = self.sync() > 0;
-            let reclaimed = self.reclaim() == ReclaimStep::Reclaimed;
+            let reclaimed = matches!(self.reclaim(), ReclaimStep::Reclaimed | ReclaimStep::Looked);
             if !wrote && !synced && !reclaimed {
                 return;
             }
@@ -112,6 +112,7 @@ impl Core {
             return false;
         }
         self.index.age(self.plan.epochs, now_ms);
+        self.report_broken_leases(now_ms);
         let saved_ms = self.touches_saved_ms.load(Ordering::Relaxed);
         if now_ms.saturating_sub(saved_ms) < TOUCHES_INTERVAL_MS {
             return true;
@@ -121,5 +122,20 @@ impl Core {
             tracing::warn!(event = "touches_not_saved", %error, "the order of eviction may not survive a crash");
         }
         true
+    }
+
+    fn report_broken_leases(&self, now_ms: u64) {
+        let report = self.horizon.lock().report(self.plan.lease_ms, self.plan.max_size_bytes, now_ms);
+        if let Some(broken) = report {
+            tracing::warn!(
+                event = "leases_broken",
+                count = broken.count,
+                kept_seconds = broken.kept_ms / 1000,
+                lease_seconds = self.plan.lease_ms / 1000,
+                max_size_bytes = self.plan.max_size_bytes,
+                max_size_needed_bytes = broken.max_size_needed_bytes,
+                "the store is too small for its lease: raise --max-size or lower --lease"
+            );
+        }
     }
 }

@@ -131,7 +131,8 @@ pub(crate) fn survey(
         segment.open_life(sequence);
         match &life.contents {
             Contents::Footer(trailer) => {
-                sealed.push(Sealed { number, sequence, sealed_ms: trailer.sealed_ms, retry_at_ms: 0 });
+                let holds_actions = life.header.class == LaneClass::Action;
+                sealed.push(Sealed { number, sequence, sealed_ms: trailer.sealed_ms, retry_at_ms: 0, holds_actions });
             }
             Contents::Records(found) => {
                 make_durable(&segment, &life.header, superblock);
@@ -239,8 +240,8 @@ fn header_from_trailer(
     let first = read(file, SEGMENT_HEADER_BYTES, RECORD_HEADER_BYTES_MAX as u32)?;
     RecordHeader::decode(first, &place)?;
     tracing::error!(event = "segment_header_damaged", number, sequence, "taken from the footer instead");
-    // A sealed segment takes no more records, so its class no longer matters.
-    Some(SegmentHeader { number, sequence, class: LaneClass::Reinserted, opened_ms: 0 })
+    // A sealed segment takes no more records; what is left of its class is the order of its reclaim, which is strictest so.
+    Some(SegmentHeader { number, sequence, class: LaneClass::Action, opened_ms: 0 })
 }
 
 /// `max_size` was lowered: free files go first, then the oldest segments. `examined` is in order of sequence, free first.

@@ -15,6 +15,7 @@ use crate::config::Durability;
 use crate::core::Core;
 use crate::disk::Until;
 use crate::error::EngineError;
+use crate::format::record::{RecordHeader, RecordKind};
 use crate::format::segment::LaneClass;
 use crate::segment::lane::{Append, Lane, OpenSegment, Outgoing};
 use crate::segment::ledger::NoSpace;
@@ -244,7 +245,7 @@ impl Core {
     }
 
     fn publish(&self, submission: Submission, outcome: Result<Location, EngineError>) {
-        let Submission { key, publish, done, payload, .. } = submission;
+        let Submission { key, header, publish, done, payload, .. } = submission;
         drop(payload);
         let outcome = outcome.and_then(|location| {
             if let Publish::Head(upload) = &publish {
@@ -253,6 +254,12 @@ impl Core {
             match self.index.insert(key, location, self.epoch()) {
                 // The syncer may have met the disk's error between the write and now.
                 Ok(_) => match self.ledger.segment(location.segment()).and_then(|segment| segment.failure()) {
+                    // Asked after the head is there: a part that is lost before is seen here, and who loses one later looks
+                    // for the head.
+                    None if header.kind == RecordKind::Head && !self.has_all_parts(&header) => {
+                        self.index.remove(key, location);
+                        Err(EngineError::Storage("a part was lost before the blob was complete".to_owned()))
+                    }
                     None => Ok(()),
                     Some(failure) => {
                         self.index.remove(key, location);
@@ -273,6 +280,13 @@ impl Core {
         if let Some(done) = done {
             done(outcome);
         }
+    }
+
+    /// A part may be gone again although it was stored: a failed sync took it, or it was found damaged.
+    fn has_all_parts(&self, head: &RecordHeader) -> bool {
+        head.part.is_some_and(|tag| {
+            (0..tag.number).all(|number| self.index.get(self.keyer.part(tag.nonce, number)).is_some())
+        })
     }
 
     /// At close: whatever still waits for space will not get it.

@@ -27,7 +27,7 @@ use crate::recovery::Loading;
 use crate::scrub::Scrubber;
 use crate::segment::horizon::Horizon;
 use crate::segment::lane::{Lane, OpenSegment};
-use crate::segment::lease::{RewriteCredit, Window};
+use crate::segment::lease::{LeasedShare, RewriteCredit, Window};
 use crate::segment::ledger::{Ledger, Shortage};
 use crate::segment::{Pin, PinnedRange};
 
@@ -65,6 +65,7 @@ pub(crate) struct Core {
     pub(crate) stamps: AtomicU64,
     pub(crate) rewrite_credit: Mutex<RewriteCredit>,
     pub(crate) window: Mutex<Window>,
+    pub(crate) leased_share: Mutex<LeasedShare>,
     pub(crate) horizon: Mutex<Horizon>,
     /// Period of the touch epochs in which maintenance ran last.
     pub(crate) maintained_period: AtomicU64,

@@ -419,6 +419,7 @@ fn open_core(
         action_appends: Mutex::new(()),
         rewrite_credit: Mutex::new(RewriteCredit::new(&plan)),
         window: Mutex::new(Window::new()),
+        leased_share: Mutex::default(),
         horizon: Mutex::new(Horizon::new(now_ms)),
         plan,
         superblock,

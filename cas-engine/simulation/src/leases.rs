@@ -65,8 +65,6 @@ pub struct PhaseReport {
     pub reclaimed: u64,
     /// The engine's count of leases it broke.
     pub leases_broken: u64,
-    /// Times that something went within its lease, but not its floor, in a phase where all that is leased fits.
-    pub target_broken: u64,
     /// Written again over written.
     pub rewritten_percent: u64,
 }
@@ -91,7 +89,6 @@ struct Workspace {
     blobs: Vec<Named>,
     targets: Vec<Target>,
     report: PhaseReport,
-    strict: bool,
 }
 
 fn options(segments: u32) -> EngineOptions {
@@ -105,12 +102,11 @@ fn options(segments: u32) -> EngineOptions {
     }
 }
 
-/// Touches at least `touches` digests in all. `strict`: a target that is broken where capacity suffices is an error, and not
-/// only counted.
+/// Touches at least `touches` digests in all.
 ///
 /// # Errors
 /// A lease was broken that must not be.
-pub fn leases(touches: u64, strict: bool) -> Result<Vec<PhaseReport>, Violation> {
+pub fn leases(touches: u64) -> Result<Vec<PhaseReport>, Violation> {
     let clock = Arc::new(SimClock::new());
     let mut workspace = Workspace {
         disk: SimDisk::new(Arc::clone(&clock), 1),
@@ -119,7 +115,6 @@ pub fn leases(touches: u64, strict: bool) -> Result<Vec<PhaseReport>, Violation>
         blobs: Vec::new(),
         targets: Vec::new(),
         report: PhaseReport::default(),
-        strict,
     };
     let shares: u64 = PHASES.iter().map(|phase| phase.share).sum();
     PHASES
@@ -163,7 +158,7 @@ impl Workspace {
         self.report.rewritten_percent = 100 * stats.reinserted_bytes_total / stats.appended_bytes_total.max(1);
         if phase.fits && stats.lease_broken_total > 0 {
             let detail = format!("{}: {} leases were broken where all fit", phase.name, stats.lease_broken_total);
-            self.target_broken(detail)?;
+            return Err(Violation::new("lease", detail));
         }
         if phase.name == "choked" && (self.report.refused == 0 || stats.lease_broken_total == 0) {
             return Err(Violation::new(
@@ -217,15 +212,9 @@ impl Workspace {
             if age_ms < FLOOR_MS {
                 return Err(Violation::new("lease floor", detail));
             }
-            self.target_broken(detail)?;
+            return Err(Violation::new("lease", detail));
         }
         Ok(())
-    }
-
-    /// Counted, or an error where the caller wants the target kept as strictly as the floor.
-    fn target_broken(&mut self, detail: String) -> Result<(), Violation> {
-        self.report.target_broken += 1;
-        if self.strict { Err(Violation::new("lease", detail)) } else { Ok(()) }
     }
 
     fn build(&mut self, phase: &Phase, engine: &Engine, stepper: &Stepper) -> Result<(), Violation> {
@@ -275,7 +264,7 @@ impl Workspace {
                     && outputs.iter().all(|blob| self.must_be_there(*blob, phase))
                 {
                     let detail = format!("{}: an action within its lease is gone: {:?}", phase.name, engine.stats());
-                    self.target_broken(detail)?;
+                    return Err(Violation::new("lease", detail));
                 }
                 self.upload(index, phase, engine, stepper)
             }

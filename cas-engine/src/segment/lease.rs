@@ -2,14 +2,18 @@
 //!
 //! Three reasons to keep a unit (a record, or the parts of one large blob), strongest first:
 //! 1. *Floor*: touched within the lease floor. Always kept; a segment full of such is left alone.
-//! 2. *Target*: touched within the lease, in a segment older than the lease (in a younger one what was never hit goes in
-//!    the order it was written, which is the order of its last touch).
+//! 2. *Target*: touched within the lease. Where what is leased takes no more than half of the store ([`LeasedShare`]) it is
+//!    kept whatever it costs: the store has room for the promise. In a fuller one only as far as the credit goes, and only
+//!    in segments older than the lease (in a younger one what was never hit goes in the order it was written, which is the
+//!    order of its last touch).
 //! 3. *Recency*: hit since its segment's last turn.
 //!
 //! A segment of which most is wanted is spared: it stays as it is for another turn, which costs no write. Of the others
 //! the wanted units are written again, last touched first, as far as [`RewriteCredit`] goes. It is earned by what is
 //! appended, so that write amplification stays at [`RECENCY_EARNS`] for recency and at [`LEASES_EARN`] for leases. What is
 //! dropped inside its lease is counted: the store is too small for the promise.
+
+use std::collections::HashMap;
 
 use cask_index::{EpochLength, Location};
 
@@ -48,6 +52,8 @@ pub(crate) struct LeaseTerms {
     pub(crate) epochs: EpochLength,
     /// The segment was sealed longer ago than the lease.
     pub(crate) outlived_lease: bool,
+    /// What is leased fits into the store with ease.
+    pub(crate) roomy: bool,
     pub(crate) budget: RewriteBudget,
     /// Recency keeps what ranks below this (see [`Window`]).
     pub(crate) window_ranks: u8,
@@ -195,6 +201,49 @@ impl Window {
     }
 }
 
+/// How much of the store is leased: says whether it has room for its promise.
+///
+/// Segments that reclaim looked at are known; those that it has not come to yet are taken for what others were when it first
+/// looked at them. (An average over looks would not do: what is spared is looked at again and again.)
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LeasedShare {
+    /// Leased bytes by segment.
+    known: HashMap<u32, u64>,
+    known_bytes: u64,
+    /// Of first looks, fading.
+    first_bytes: f64,
+    first_count: f64,
+}
+
+/// Up to this share the leased are kept whatever it costs: what is taken then wins at least half of itself on average.
+const ROOMY_SHARE_MAX: f64 = 0.5;
+
+impl LeasedShare {
+    /// A segment was looked at.
+    pub(crate) fn note(&mut self, number: u32, leased_bytes: u64) {
+        match self.known.insert(number, leased_bytes) {
+            Some(before) => self.known_bytes -= before,
+            None => {
+                self.first_bytes = self.first_bytes * FADES + leased_bytes as f64;
+                self.first_count = self.first_count * FADES + 1.0;
+            }
+        }
+        self.known_bytes += leased_bytes;
+    }
+
+    /// A segment was reclaimed.
+    pub(crate) fn forget(&mut self, number: u32) {
+        self.known_bytes -= self.known.remove(&number).unwrap_or(0);
+    }
+
+    /// Whether what is leased fits with ease into `segment_count` sealed segments.
+    pub(crate) fn is_roomy(&self, segment_count: usize, segment_bytes: u64) -> bool {
+        let first = self.first_bytes / self.first_count.max(1.0);
+        let leased = self.known_bytes as f64 + first * segment_count.saturating_sub(self.known.len()) as f64;
+        leased <= ROOMY_SHARE_MAX * segment_bytes as f64 * segment_count as f64
+    }
+}
+
 /// What to do with a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -243,6 +292,11 @@ impl LeaseTerms {
         u64::from(age) * self.epochs.length_ms
     }
 
+    /// Bytes of the leased units.
+    pub(crate) fn leased_bytes(&self, units: &[Unit]) -> u64 {
+        units.iter().filter(|unit| self.leased(unit)).map(|unit| unit.bytes).sum()
+    }
+
     fn leased(&self, unit: &Unit) -> bool {
         unit.age_periods.is_some() && self.idle_ms_min(unit) < self.lease_ms
     }
@@ -274,7 +328,7 @@ pub(crate) fn judge(units: &[Unit], segment_bytes: u64, terms: &LeaseTerms) -> V
 
     let wanted = |position: &usize| {
         let (unit, fate) = (&units[*position], &fates[*position]);
-        !fate.floor && (unit.hit || (terms.outlived_lease && fate.leased))
+        !fate.floor && (unit.hit || (fate.leased && (terms.outlived_lease || terms.roomy)))
     };
     let mut rest: Vec<usize> = (0..units.len()).filter(wanted).collect();
     let wanted_bytes: u64 = floor_bytes + rest.iter().map(|position| units[*position].bytes).sum::<u64>();
@@ -287,7 +341,12 @@ pub(crate) fn judge(units: &[Unit], segment_bytes: u64, terms: &LeaseTerms) -> V
     for position in rest {
         let inside = rank(&units[position]) < terms.window_ranks;
         let recent_bytes = if inside { terms.budget.recent_bytes } else { 0 };
-        let budget = if fates[position].leased { terms.budget.leased_bytes } else { recent_bytes }.min(kept_bytes_max);
+        let budget = match fates[position].leased {
+            true if terms.roomy => u64::MAX,
+            true => terms.budget.leased_bytes,
+            false => recent_bytes,
+        };
+        let budget = budget.min(kept_bytes_max);
         if kept_bytes + units[position].bytes <= budget {
             kept_bytes += units[position].bytes;
             fates[position].keep = true;
@@ -311,6 +370,7 @@ mod tests {
             lease_floor_ms: floor_min * MINUTE,
             epochs: EpochLength { length_ms: 5 * MINUTE },
             outlived_lease,
+            roomy: false,
             budget: RewriteBudget { recent_bytes: 250, leased_bytes: 250 },
             window_ranks: u8::MAX,
         }
@@ -385,6 +445,36 @@ mod tests {
         let units =
             [unit(200, Some(3), true), unit(200, Some(1), true), unit(200, Some(0), false), unit(50, None, true)];
         assert_eq!(kept(&units, &terms(0, 0, true)), [false, true, false, true]);
+    }
+
+    /// A promise that the store has room for is kept whatever it costs, and in young segments too: a record that was moved is
+    /// older than the segment it stands in.
+    #[test]
+    fn where_there_is_room_for_the_leased_they_are_kept_without_credit() {
+        let units = [unit(300, Some(9), false), unit(300, Some(20), false), unit(300, None, false)];
+        let mut terms = terms(240, 10, false);
+        terms.budget = RewriteBudget { recent_bytes: 0, leased_bytes: 0 };
+        assert_eq!(kept(&units, &terms), [false, false, false]);
+        terms.roomy = true;
+        assert_eq!(kept(&units, &terms), [true, true, false]);
+        assert_eq!(terms.leased_bytes(&units), 600);
+    }
+
+    #[test]
+    fn what_is_spared_and_seen_often_does_not_make_a_store_look_full() {
+        let mut share = LeasedShare::default();
+        assert!(share.is_roomy(10, 1000), "nothing is known yet");
+        for _ in 0..100 {
+            share.note(1, 900);
+        }
+        share.note(2, 100);
+        share.note(3, 200);
+        assert!(share.is_roomy(10, 1000), "1200 are known, and seven more are taken for 400 each");
+        share.note(2, 900);
+        share.note(3, 900);
+        assert!(!share.is_roomy(3, 1000));
+        share.forget(2);
+        assert!(share.is_roomy(10, 1000));
     }
 
     /// Of equal age the small go first: sixteen of them serve more requests than one of the same bytes.

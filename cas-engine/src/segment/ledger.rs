@@ -374,6 +374,10 @@ impl Ledger {
         self.state.lock().quarantined.clone()
     }
 
+    pub(crate) fn sealed_count(&self) -> usize {
+        self.state.lock().sealed.len()
+    }
+
     pub(crate) fn sealed_segments(&self) -> Vec<Sealed> {
         self.state.lock().sealed.iter().collect()
     }

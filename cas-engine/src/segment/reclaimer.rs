@@ -142,6 +142,13 @@ impl Core {
             }
         }
         passed.iter().filter(|judged| judged.sentence.spare).for_each(|judged| self.spare(judged));
+        // A store with room for its leases breaks none: what is leased nearly throughout is passed over, whatever it takes to
+        // find another.
+        let breaks = |judged: &Judged| judged.sentence.fates.iter().any(|fate| fate.leased && !fate.keep);
+        if space_is_needed && best.as_ref().is_some_and(breaks) && self.has_room_for_leases() {
+            best.iter().for_each(|judged| self.spare(judged));
+            return None;
+        }
         best
     }
 
@@ -225,23 +232,34 @@ impl Core {
                 }
             }
         }
-        let terms = LeaseTerms {
+        let segment_bytes = u64::from(self.plan.geometry.segment_size_bytes);
+        let mut terms = LeaseTerms {
             lease_ms: self.plan.lease_ms,
             lease_floor_ms: self.plan.lease_floor_ms,
             epochs: self.plan.epochs,
             outlived_lease: now_ms.saturating_sub(sealed.sealed_ms) >= self.plan.lease_ms,
             budget,
             window_ranks: self.window.lock().ranks(),
+            roomy: true,
         };
+        let leased_bytes = terms.leased_bytes(&units);
+        self.leased_share.lock().note(sealed.number, leased_bytes);
+        // Without a budget room is needed in the index: then no lease is beyond price.
+        terms.roomy = budget != RewriteBudget::NONE && self.has_room_for_leases();
         // What a segment takes: whoever keeps more of one than fits into the next makes no room.
         let overhead_bytes = u64::from(SEGMENT_HEADER_BYTES) + footer_bytes(0);
-        match judge(&units, u64::from(self.plan.geometry.segment_size_bytes) - overhead_bytes, &terms) {
+        match judge(&units, segment_bytes - overhead_bytes, &terms) {
             Verdict::Reclaim(sentence) => Some(Judged { sealed, records, units, sentence }),
             Verdict::TooYoung { retry_after_ms } => {
                 self.ledger.set_retry(sealed.number, now_ms + retry_after_ms);
                 None
             }
         }
+    }
+
+    fn has_room_for_leases(&self) -> bool {
+        let segment_bytes = u64::from(self.plan.geometry.segment_size_bytes);
+        self.leased_share.lock().is_roomy(self.ledger.sealed_count(), segment_bytes)
     }
 
     fn rewrite_budget(&self) -> RewriteBudget {
@@ -330,6 +348,7 @@ impl Core {
             }
         }
         self.counters.reclaimed_segments.fetch_add(1, Ordering::Relaxed);
+        self.leased_share.lock().forget(sealed.number);
         tracing::debug!(
             event = "segment_reclaimed",
             segment = sealed.number,

@@ -165,6 +165,11 @@ impl Upload {
             done(Ok(()));
             return Ok(());
         }
+        // Known to have failed already: not queued, so that nobody else who uploads the blob waits for it.
+        if let Some(Err(error)) = self.large.as_ref().map(|large| large.require_intact()) {
+            done(Err(error));
+            return Ok(());
+        }
         let key = self.core.keyer.blob(&self.digest);
         let submission = if self.large.is_some() {
             self.submit_part(None);

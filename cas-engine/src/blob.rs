@@ -25,8 +25,9 @@ impl Blob {
     /// Touches the blob; `NotFound` when it is not there.
     pub(crate) fn open(core: &Arc<Core>, digest: &Digest) -> Result<Self, EngineError> {
         Core::require_supported(digest)?;
+        let loaded = core.require_loaded();
         if !core.contains(digest) {
-            core.require_loaded()?;
+            loaded?;
             return Err(EngineError::NotFound);
         }
         Ok(Self {

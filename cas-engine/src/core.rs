@@ -29,6 +29,7 @@ use crate::segment::horizon::Horizon;
 use crate::segment::lane::{Lane, OpenSegment};
 use crate::segment::lease::{LeasedShare, RewriteCredit, Window};
 use crate::segment::ledger::{Ledger, Shortage};
+use crate::segment::reclaimer::ActionPass;
 use crate::segment::{Pin, PinnedRange};
 
 /// Entries that came from a crash are protected by the floor until then: nobody knows when they were last touched.
@@ -60,12 +61,15 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) loading: Loading,
+    /// There are segments that could not be opened.
+    pub(crate) has_unusable: bool,
     pub(crate) nonces: AtomicU64,
     /// The last stamp drawn.
     pub(crate) stamps: AtomicU64,
     pub(crate) rewrite_credit: Mutex<RewriteCredit>,
     pub(crate) window: Mutex<Window>,
     pub(crate) leased_share: Mutex<LeasedShare>,
+    pub(crate) action_pass: Mutex<ActionPass>,
     pub(crate) horizon: Mutex<Horizon>,
     /// Period of the touch epochs in which maintenance ran last.
     pub(crate) maintained_period: AtomicU64,
@@ -121,7 +125,7 @@ impl Core {
         }
     }
 
-    /// Before an answer of "not there".
+    /// For an answer of "not there": to be asked before the index is.
     pub(crate) fn require_loaded(&self) -> Result<(), EngineError> {
         if self.loading.is_complete() { Ok(()) } else { Err(EngineError::Loading) }
     }

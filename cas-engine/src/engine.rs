@@ -159,6 +159,8 @@ impl Engine {
     /// `Loading`: nothing is known yet; `absent` is as it was.
     pub fn find_missing(&self, digests: &[Digest], absent: &mut Vec<usize>) -> Result<(), EngineError> {
         let core = self.core();
+        // Asked before: what is entered between a look and the end of loading would be called missing.
+        let is_complete = core.loading.is_complete();
         let absent_before = absent.len();
         KEYS.with_borrow_mut(|keys| {
             keys.clear();
@@ -169,8 +171,7 @@ impl Engine {
                 }
             });
         });
-        // Asked afterwards: what became complete meanwhile was not yet when the question was asked.
-        if absent.len() > absent_before && !core.loading.is_complete() {
+        if absent.len() > absent_before && !is_complete {
             absent.truncate(absent_before);
             return Err(EngineError::Loading);
         }
@@ -182,8 +183,9 @@ impl Engine {
     /// # Errors
     /// `Loading`.
     pub fn contains(&self, digest: &Digest) -> Result<bool, EngineError> {
+        let loaded = self.core().require_loaded();
         let present = self.core().contains(digest);
-        if present { Ok(true) } else { self.core().require_loaded().map(|()| false) }
+        if present { Ok(true) } else { loaded.map(|()| false) }
     }
 
     /// The digest of the stored blob with this hash. For callers that know no size (the HTTP cache). May wait for the disk.
@@ -191,9 +193,10 @@ impl Engine {
     /// # Errors
     /// `Loading`.
     pub fn find_by_hash(&self, function: DigestFunction, hash: &[u8]) -> Result<Option<Digest>, EngineError> {
+        let loaded = self.core().require_loaded();
         let found = self.core().find_by_hash(function, hash);
         if found.is_none() {
-            self.core().require_loaded()?;
+            loaded?;
         }
         Ok(found)
     }
@@ -354,6 +357,10 @@ impl Core {
             return self.disk.replace_small(SUPERBLOCK_NAME, &self.superblock.encode()).map_err(storage);
         }
         self.step_syncer();
+        if self.has_unusable || !self.sealing.lock().is_empty() {
+            // The next start would take for free what the touches do not speak of.
+            return Ok(());
+        }
         if !self.save_touches().map_err(storage)? {
             // Without the touches nobody knows what the floor protects: the next start must take it for a crash.
             return Ok(());
@@ -400,15 +407,25 @@ fn open_core(
     })?;
 
     let keyer = Keyer::new(&superblock.key_seed);
-    let Surveyed { ledger, lanes, sealing, lives, snapshot, sequence_max, entry_count, corrupt_record_count } =
-        recovery::survey(&disk, &plan, &superblock, &keyer, threads)?;
+    let Surveyed {
+        ledger,
+        lanes,
+        sealing,
+        lives,
+        snapshot,
+        touches_are_known,
+        has_unusable,
+        sequence_max,
+        entry_count,
+        corrupt_record_count,
+    } = recovery::survey(&disk, &plan, &superblock, &keyer, threads)?;
     let index_capacity = plan.index_capacity.max(entry_count / 4 * 5);
     let index = Table::with_capacity(index_capacity).map_err(|source| OpenError::Io {
         action: "allocate",
         path: "index".into(),
         source,
     })?;
-    let crash_protection = if superblock.clean {
+    let crash_protection = if superblock.clean && touches_are_known {
         CrashProtection::default()
     } else {
         CrashProtection { sequence_max, until_ms: now_ms.saturating_add(plan.lease_floor_ms) }
@@ -420,6 +437,7 @@ fn open_core(
         rewrite_credit: Mutex::new(RewriteCredit::new(&plan)),
         window: Mutex::new(Window::new()),
         leased_share: Mutex::default(),
+        action_pass: Mutex::default(),
         horizon: Mutex::new(Horizon::new(now_ms)),
         plan,
         superblock,
@@ -436,6 +454,7 @@ fn open_core(
         clock,
         disk,
         loading: Loading::new(),
+        has_unusable,
         stamps: AtomicU64::new(0),
         nonces: AtomicU64::new(u64::from_le_bytes(entropy[48..].try_into().expect("8 bytes"))),
     };

@@ -28,6 +28,8 @@ pub(crate) struct Mapped<'a> {
     size_bytes: u32,
     /// What was asked of the device last: a walk looks at every 64 bytes, and is not to ask for each.
     resident: Range<u32>,
+    /// Not to be had in one piece: what is asked for there is asked for alone.
+    refused: Range<u32>,
 }
 
 /// Asked of the device at once.
@@ -35,7 +37,7 @@ const RESIDENT_BYTES: u32 = 1 << 20;
 
 impl<'a> Mapped<'a> {
     pub(crate) fn new(file: &'a dyn SegmentFile, size_bytes: u32) -> Self {
-        Self { file, size_bytes, resident: 0..0 }
+        Self { file, size_bytes, resident: 0..0, refused: 0..0 }
     }
 }
 
@@ -45,9 +47,14 @@ impl SegmentBytes for Mapped<'_> {
         if offset_bytes < self.resident.start || end_bytes > self.resident.end {
             let ahead_bytes = length_bytes.max(RESIDENT_BYTES).min(self.size_bytes - offset_bytes);
             // Where the device refuses a part of what is ahead, what was asked for may still be readable.
-            match self.file.make_resident(offset_bytes, ahead_bytes) {
-                Ok(()) => self.resident = offset_bytes..offset_bytes + ahead_bytes,
-                Err(_) => self.file.make_resident(offset_bytes, length_bytes)?,
+            let ahead = offset_bytes..offset_bytes + ahead_bytes;
+            if self.refused.contains(&offset_bytes) {
+                self.file.make_resident(offset_bytes, length_bytes)?;
+            } else if self.file.make_resident(offset_bytes, ahead_bytes).is_ok() {
+                self.resident = ahead;
+            } else {
+                self.refused = ahead;
+                self.file.make_resident(offset_bytes, length_bytes)?;
             }
         }
         Ok(self.file.slice(offset_bytes, length_bytes))

@@ -195,8 +195,9 @@ impl Disk for FolderDisk {
 
     fn create_segment(&self, number: u32, size_bytes: u32) -> io::Result<Arc<dyn SegmentFile>> {
         let path = self.segment_path(number);
-        let made = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path).and_then(|file| {
-            allocate(&file, size_bytes)?;
+        // Never over a file that is there: it may hold records, and could not be opened when the store was.
+        let file = OpenOptions::new().create_new(true).read(true).write(true).open(&path)?;
+        let made = allocate(&file, size_bytes).and_then(|()| {
             file.sync_all()?;
             FolderFile::new(file, size_bytes, 0)
         });

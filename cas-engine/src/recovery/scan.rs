@@ -3,10 +3,12 @@
 //! After anything that is no record the scan goes on at the next place where one may stand: a record that is damaged, or
 //! that a power cut tore, does not hide those behind it. Neither does a sector that cannot be read.
 
+use std::io;
 use std::ops::Range;
 
 use cask_index::{Key, Keyer, Location};
 
+use crate::core::is_media_error;
 use crate::disk::SegmentFile;
 use crate::format::action::ActionPayload;
 use crate::format::footer::FooterEntry;
@@ -28,6 +30,8 @@ pub(super) struct Scanned {
     pub(super) end_bytes: u32,
     /// A part of it could not be read: nothing more is to be appended.
     pub(super) is_unreadable: bool,
+    /// Why it could not be read, if not for the device: then nothing may be concluded from what was not found.
+    pub(super) trouble: Option<io::Error>,
     /// Records whose header is sound and whose payload is not.
     pub(super) corrupt_count: u64,
 }
@@ -41,7 +45,8 @@ pub(super) fn scan(
     keyer: &Keyer,
 ) -> Scanned {
     let mut found = Scanned { end_bytes: SEGMENT_HEADER_BYTES, ..Scanned::default() };
-    let readable_ranges = readable_ranges(file, size_bytes);
+    let (readable_ranges, trouble) = readable_ranges(file, size_bytes);
+    found.trouble = trouble;
     let readable_bytes: u32 = readable_ranges.iter().map(|range| range.end - range.start).sum();
     found.is_unreadable = readable_bytes < size_bytes - SEGMENT_HEADER_BYTES;
     for readable in readable_ranges {
@@ -84,7 +89,8 @@ pub(super) fn scan(
 }
 
 /// The parts of a segment that can be read, in order; the header's block is not among them.
-fn readable_ranges(file: &dyn SegmentFile, size_bytes: u32) -> Vec<Range<u32>> {
+fn readable_ranges(file: &dyn SegmentFile, size_bytes: u32) -> (Vec<Range<u32>>, Option<io::Error>) {
+    let mut trouble = None;
     let mut ranges: Vec<Range<u32>> = Vec::new();
     let mut add = |range: Range<u32>| match ranges.last_mut() {
         Some(last) if last.end == range.start => last.end = range.end,
@@ -101,6 +107,9 @@ fn readable_ranges(file: &dyn SegmentFile, size_bytes: u32) -> Vec<Range<u32>> {
         for page in pieces(piece, PAGE_BYTES) {
             match file.make_resident(page.start, page.end - page.start) {
                 Ok(()) => add(page),
+                Err(error) if !is_media_error(&error) => {
+                    trouble.get_or_insert(error);
+                }
                 Err(error) => {
                     lost_bytes += page.end - page.start;
                     first_lost.get_or_insert((page.start, error));
@@ -111,7 +120,7 @@ fn readable_ranges(file: &dyn SegmentFile, size_bytes: u32) -> Vec<Range<u32>> {
             tracing::error!(event = "read_failed", offset, lost_bytes, %error, "what stood there is lost");
         }
     }
-    ranges
+    (ranges, trouble)
 }
 
 fn pieces(range: Range<u32>, bytes: u32) -> impl Iterator<Item = Range<u32>> {

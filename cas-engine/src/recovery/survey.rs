@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::scan::{Scanned, scan};
 use super::{Threads, for_each};
 use crate::config::Plan;
+use crate::core::is_media_error;
 use crate::disk::{Disk, SegmentFile};
 use crate::error::OpenError;
 use crate::format::footer::{TRAILER_BYTES, Trailer};
@@ -34,6 +35,9 @@ pub(crate) struct Surveyed {
     /// Newest first.
     pub(crate) lives: Vec<Life>,
     pub(crate) snapshot: TouchSnapshot,
+    pub(crate) touches_are_known: bool,
+    /// There are segments that could not be opened: an orderly close cannot speak for them.
+    pub(crate) has_unusable: bool,
     pub(crate) sequence_max: u64,
     pub(crate) entry_count: u64,
     pub(crate) corrupt_record_count: u64,
@@ -91,27 +95,46 @@ pub(crate) fn survey(
     let io = |action: &'static str| move |source| OpenError::Io { action, path: "segments".into(), source };
     let numbers = segment_numbers(&**disk).map_err(io("list"))?;
     let examined = Mutex::new(Vec::with_capacity(numbers.len()));
+    let unusable = Mutex::new(Vec::new());
+    let trouble = Mutex::new(None);
     for_each(threads.reading, &numbers, |number| {
-        if let Some(one) = examine(&**disk, *number, plan, superblock, keyer) {
-            examined.lock().push(one);
+        match examine(&**disk, *number, plan, superblock, keyer) {
+            Ok(one) => examined.lock().push(one),
+            Err(error) if is_media_error(&error) => {
+                tracing::error!(event = "segment_unreadable", number, %error, "left alone; its blobs are misses");
+                unusable.lock().push(*number);
+            }
+            // The machine is short of something, or somebody changed the rights: nothing is lost yet, and would be if a
+            // segment that cannot be read now were taken for an empty one.
+            Err(error) => {
+                trouble.lock().get_or_insert(error);
+            }
         }
-        true
+        trouble.lock().is_none()
     });
+    if let Some(error) = trouble.into_inner() {
+        return Err(io("read")(error));
+    }
+    let unusable = unusable.into_inner();
     // Threads finish in any order.
     let mut examined = examined.into_inner();
     examined.sort_unstable_by_key(|one| (one.life.as_ref().map_or(0, |life| life.header.sequence), one.number));
-    shrink(&**disk, plan, &mut examined).map_err(io("remove"))?;
-
     let snapshot = disk.read_small(touch_snapshot::FILE_NAME).unwrap_or_else(|error| {
         tracing::warn!(event = "touches_not_read", %error, "the order of eviction is that of writing");
         None
     });
-    let snapshot = snapshot.and_then(|bytes| TouchSnapshot::decode(&bytes)).unwrap_or_default();
+    let snapshot = snapshot.and_then(|bytes| TouchSnapshot::decode(&bytes));
+    let touches_are_known = snapshot.is_some();
+    let snapshot = snapshot.unwrap_or_default();
     // An orderly close knows every segment in use; the others were free, and what they hold was dropped.
     let was_free = |life: &Life| {
         let place = (life.header.number, life.header.sequence);
         superblock.clean && !snapshot.segments.is_empty() && !snapshot.segments.contains_key(&place)
     };
+
+    // What an orderly close knew to be free goes before anything that is in use.
+    examined.sort_by_key(|one| one.life.as_ref().is_some_and(|life| !was_free(life)));
+    shrink(&**disk, plan, &mut examined, was_free).map_err(io("remove"))?;
 
     let numbers_max = examined.iter().map(|one| one.number + 1).max().unwrap_or(0).max(plan.segment_count_max);
     let ledger = Ledger::new(Arc::clone(disk), plan.geometry.segment_size_bytes, plan.segment_count_max, numbers_max);
@@ -148,7 +171,7 @@ pub(crate) fn survey(
         }
         lives.push(life);
     }
-    ledger.recovered(free, sealed, sequence_max);
+    ledger.recovered(free, sealed, &unusable, sequence_max);
     lives.reverse();
     let corrupt = |life: &Life| match &life.contents {
         Contents::Footer(_) => 0,
@@ -162,6 +185,8 @@ pub(crate) fn survey(
         corrupt_record_count: lives.iter().map(corrupt).sum(),
         lives,
         snapshot,
+        touches_are_known,
+        has_unusable: !unusable.is_empty(),
         sequence_max,
     })
 }
@@ -192,28 +217,38 @@ fn segment_numbers(disk: &dyn Disk) -> std::io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
-fn examine(disk: &dyn Disk, number: u32, plan: &Plan, superblock: &Superblock, keyer: &Keyer) -> Option<Examined> {
+/// An error that is none of the device: see `survey`.
+fn examine(
+    disk: &dyn Disk,
+    number: u32,
+    plan: &Plan,
+    superblock: &Superblock,
+    keyer: &Keyer,
+) -> std::io::Result<Examined> {
     let size_bytes = plan.geometry.segment_size_bytes;
-    let file = match disk.open_segment(number, size_bytes) {
-        Ok(file) => file,
-        Err(error) => {
-            tracing::error!(event = "segment_unreadable", number, %error, "left out; its blobs are misses");
-            return None;
-        }
-    };
+    let file = disk.open_segment(number, size_bytes)?;
+    for (offset_bytes, length_bytes) in [(0, SEGMENT_HEADER_BYTES), (size_bytes - TRAILER_BYTES, TRAILER_BYTES)] {
+        // What the device has lost is worked around below.
+        file.make_resident(offset_bytes, length_bytes)
+            .or_else(|error| if is_media_error(&error) { Ok(()) } else { Err(error) })?;
+    }
     let trailer = read(&*file, size_bytes - TRAILER_BYTES, TRAILER_BYTES)
         .and_then(|trailer| Trailer::decode(trailer, size_bytes));
     let header = read(&*file, 0, SEGMENT_HEADER_BYTES)
         .and_then(|header| SegmentHeader::decode(header, number, &superblock.store_id))
         .or_else(|| header_from_trailer(&*file, number, trailer?, superblock));
-    let life = header.map(|header| {
-        let contents = match trailer.filter(|trailer| trailer.sequence == header.sequence) {
-            Some(trailer) => Contents::Footer(trailer),
-            None => Contents::Records(scan(&*file, size_bytes, superblock.store_id, header.sequence, keyer)),
-        };
-        Life { header, contents }
-    });
-    Some(Examined { number, file, life })
+    let Some(header) = header else { return Ok(Examined { number, file, life: None }) };
+    let contents = match trailer.filter(|trailer| trailer.sequence == header.sequence) {
+        Some(trailer) => Contents::Footer(trailer),
+        None => {
+            let mut found = scan(&*file, size_bytes, superblock.store_id, header.sequence, keyer);
+            if let Some(error) = found.trouble.take() {
+                return Err(error);
+            }
+            Contents::Records(found)
+        }
+    };
+    Ok(Examined { number, file, life: Some(Life { header, contents }) })
 }
 
 /// `None`, and logged, where the device gives no answer.
@@ -245,9 +280,15 @@ fn header_from_trailer(
 }
 
 /// `max_size` was lowered: free files go first, then the oldest segments. `examined` is in order of sequence, free first.
-fn shrink(disk: &dyn Disk, plan: &Plan, examined: &mut Vec<Examined>) -> std::io::Result<()> {
+fn shrink(
+    disk: &dyn Disk,
+    plan: &Plan,
+    examined: &mut Vec<Examined>,
+    was_free: impl Fn(&Life) -> bool,
+) -> std::io::Result<()> {
     let surplus = examined.len().saturating_sub(plan.segment_count_max as usize);
-    let free_count = examined.iter().take_while(|one| one.life.is_none()).count();
+    let is_free = |one: &&Examined| one.life.as_ref().is_none_or(&was_free);
+    let free_count = examined.iter().take_while(is_free).count();
     // One less than there may be, so that reclaim has a segment to move to what it keeps.
     let surplus = if surplus > 0 && surplus >= free_count { surplus + 1 } else { surplus };
     if surplus > free_count {

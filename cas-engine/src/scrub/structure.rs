@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 
 use super::Reading;
-use crate::core::Core;
+use crate::core::{Core, is_media_error};
 use crate::format::footer::{Footer, FooterEntry, TRAILER_BYTES, footer_bytes};
 use crate::format::segment::{LaneClass, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::segment::ledger::Sealed;
@@ -40,11 +40,11 @@ impl Core {
         if found.is_some_and(|header| header.is_whole(bytes, store_id)) {
             return;
         }
-        // A sealed segment takes no more records, so a lost class no longer matters.
+        // A sealed segment takes no more records; what is left of its class is whether it is reclaimed in order.
         let header = found.unwrap_or(SegmentHeader {
             number: sealed.number,
             sequence: sealed.sequence,
-            class: LaneClass::Reinserted,
+            class: if sealed.holds_actions { LaneClass::Action } else { LaneClass::Reinserted },
             opened_ms: sealed.sealed_ms,
         });
         let written = segment.file().write_at(0, &[IoSlice::new(&header.encode(store_id))]);
@@ -68,7 +68,14 @@ impl Core {
             entries: Vec::new(),
         };
         let mut bytes = Mapped::new(segment.file(), size_bytes);
+        let mut trouble = None;
         walk(&mut bytes, &life, SEGMENT_HEADER_BYTES, size_bytes - TRAILER_BYTES, |offset_bytes, stands| {
+            if let Stands::Unreadable { error, .. } | Stands::Hidden { error } = &stands
+                && !is_media_error(error)
+            {
+                trouble = Some(error.to_string());
+                return false;
+            }
             if let Stands::Record { header, payload } = stands
                 && let Some(key) = key_of(&header, payload, &self.keyer)
             {
@@ -79,6 +86,11 @@ impl Core {
             }
             true
         });
+        if let Some(error) = trouble {
+            // Not lost, only not to be had just now: what was not found may be there.
+            tracing::warn!(event = "structure_not_restored", segment = sealed.number, error, "tried again later");
+            return None;
+        }
         let encoded = footer.encode();
         // The records were written with room for a footer of at least as many.
         let at_bytes = size_bytes.checked_sub(encoded.len() as u32).filter(|at| *at >= footer.end_bytes)?;

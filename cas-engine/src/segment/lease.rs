@@ -54,6 +54,8 @@ pub(crate) struct LeaseTerms {
     pub(crate) outlived_lease: bool,
     /// What is leased fits into the store with ease.
     pub(crate) roomy: bool,
+    /// It must go even if all of it is wanted and has to be written again.
+    pub(crate) whole: bool,
     pub(crate) budget: RewriteBudget,
     /// Recency keeps what ranks below this (see [`Window`]).
     pub(crate) window_ranks: u8,
@@ -141,7 +143,10 @@ impl RewriteCredit {
         self.leased.spend(unpaid);
         self.appended_seen = appended_bytes;
         self.rewritten_seen = rewritten_bytes;
-        let recent_bytes = self.recent.bytes().min(segment_bytes * self.recent.bytes() / self.bytes_max);
+        let recent_bytes = self
+            .recent
+            .bytes()
+            .min((u128::from(segment_bytes) * u128::from(self.recent.bytes()) / u128::from(self.bytes_max)) as u64);
         RewriteBudget { recent_bytes, leased_bytes: self.recent.bytes() + self.leased.bytes() }
     }
 }
@@ -307,7 +312,7 @@ pub(crate) fn judge(units: &[Unit], segment_bytes: u64, terms: &LeaseTerms) -> V
     let mut floor_left: Vec<(u64, u64)> =
         units.iter().map(|unit| (terms.floor_left_ms(unit), unit.bytes)).filter(|(left_ms, _)| *left_ms > 0).collect();
     let floor_bytes: u64 = floor_left.iter().map(|(_, bytes)| bytes).sum();
-    let kept_bytes_max = segment_bytes * KEPT_SHARE_MAX.0 / KEPT_SHARE_MAX.1;
+    let kept_bytes_max = if terms.whole { u64::MAX } else { segment_bytes * KEPT_SHARE_MAX.0 / KEPT_SHARE_MAX.1 };
     if floor_bytes > kept_bytes_max {
         floor_left.sort_unstable();
         let mut excess = floor_bytes - kept_bytes_max;
@@ -342,7 +347,7 @@ pub(crate) fn judge(units: &[Unit], segment_bytes: u64, terms: &LeaseTerms) -> V
         let inside = rank(&units[position]) < terms.window_ranks;
         let recent_bytes = if inside { terms.budget.recent_bytes } else { 0 };
         let budget = match fates[position].leased {
-            true if terms.roomy => u64::MAX,
+            true if terms.roomy || terms.whole => u64::MAX,
             true => terms.budget.leased_bytes,
             false => recent_bytes,
         };
@@ -352,7 +357,7 @@ pub(crate) fn judge(units: &[Unit], segment_bytes: u64, terms: &LeaseTerms) -> V
             fates[position].keep = true;
         }
     }
-    let spare = wanted_bytes * SPARED_SHARE_MIN.1 >= segment_bytes * SPARED_SHARE_MIN.0;
+    let spare = !terms.whole && wanted_bytes * SPARED_SHARE_MIN.1 >= segment_bytes * SPARED_SHARE_MIN.0;
     Verdict::Reclaim(Sentence { fates, kept_bytes, spare })
 }
 
@@ -371,6 +376,7 @@ mod tests {
             epochs: EpochLength { length_ms: 5 * MINUTE },
             outlived_lease,
             roomy: false,
+            whole: false,
             budget: RewriteBudget { recent_bytes: 250, leased_bytes: 250 },
             window_ranks: u8::MAX,
         }
@@ -417,6 +423,16 @@ mod tests {
         let units = [unit(500, Some(0), false), unit(150, Some(2), false), unit(350, Some(1), false)];
         // Age 2 is at least 5 min old: 5 of the 10 min are left.
         assert_eq!(judge(&units, 1000, &terms(240, 10, false)), Verdict::TooYoung { retry_after_ms: 5 * MINUTE });
+    }
+
+    /// Actions are taken in order: one segment of them that is wanted throughout must not stop the others.
+    #[test]
+    fn what_must_go_is_kept_whole_and_never_left_alone() {
+        let units = [unit(500, Some(0), false), unit(500, Some(0), true)];
+        let mut terms = terms(240, 10, false);
+        terms.whole = true;
+        assert_eq!(kept(&units, &terms), [true, true]);
+        assert!(!sentence(&units, &terms).spare);
     }
 
     #[test]

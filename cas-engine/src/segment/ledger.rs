@@ -135,9 +135,12 @@ impl Ledger {
     }
 
     /// Recovery: all files are added and sorted into free and sealed (oldest first); the rest is open in a lane.
-    pub(crate) fn recovered(&self, free: Vec<u32>, sealed: Vec<Sealed>, sequence_max: u64) {
+    /// `unusable`: files that exist and could not be opened; they count, and are left alone.
+    pub(crate) fn recovered(&self, free: Vec<u32>, sealed: Vec<Sealed>, unusable: &[u32], sequence_max: u64) {
         let mut state = self.state.lock();
-        state.unmade = (0..self.table.len() as u32).rev().filter(|number| self.segment(*number).is_none()).collect();
+        let is_unmade = |number: &u32| self.segment(*number).is_none() && !unusable.contains(number);
+        state.unmade = (0..self.table.len() as u32).rev().filter(is_unmade).collect();
+        state.file_count += unusable.len() as u32;
         state.free = free.into();
         sealed.into_iter().for_each(|sealed| state.sealed.add(sealed));
         state.next_sequence = sequence_max.saturating_add(1);
@@ -273,6 +276,10 @@ impl Ledger {
     /// A segment took its last record and has its footer.
     pub(crate) fn sealed(&self, sealed: Sealed) {
         let mut state = self.state.lock();
+        // The scrubber may have met a device's error in it while it was open.
+        if state.quarantined.contains(&sealed.number) {
+            return;
+        }
         state.sealed.add(sealed);
         drop(state);
         self.changed.notify_all();
@@ -306,11 +313,11 @@ impl Ledger {
     /// Nothing in the index points into the segment any more: it becomes free when its last reader is gone.
     pub(crate) fn release(&self, number: u32) {
         let mut state = self.state.lock();
+        let held_actions = state.sealed.remove(number).is_some_and(|sealed| sealed.holds_actions);
         // The scrubber may have met a device's error in it while it was reclaimed.
         if state.quarantined.contains(&number) {
             return;
         }
-        let held_actions = state.sealed.remove(number).is_some_and(|sealed| sealed.holds_actions);
         state.draining.push((number, held_actions));
         state.exhausted_until_ms = None;
         state.waiting_since_ms = None;
@@ -322,7 +329,11 @@ impl Ledger {
     /// The disk failed under it: what it holds may be read, but it is never written again in this process.
     pub(crate) fn quarantine(&self, number: u32) {
         let mut state = self.state.lock();
+        if state.quarantined.contains(&number) {
+            return;
+        }
         state.sealed.remove(number);
+        state.draining.retain(|(draining, _)| *draining != number);
         state.quarantined.push(number);
     }
 
@@ -372,6 +383,11 @@ impl Ledger {
 
     pub(crate) fn quarantined_segments(&self) -> Vec<u32> {
         self.state.lock().quarantined.clone()
+    }
+
+    /// The sequence given out last.
+    pub(crate) fn sequence_last(&self) -> u64 {
+        self.state.lock().next_sequence - 1
     }
 
     pub(crate) fn sealed_count(&self) -> usize {

@@ -19,7 +19,7 @@ use super::lane::{Outgoing, location_of};
 use super::lease::{Fate, LeaseTerms, RewriteBudget, Sentence, Unit, Verdict, judge};
 use super::ledger::{Sealed, Shortage};
 use super::{Pin, PinnedRange, Segment};
-use crate::core::Core;
+use crate::core::{Core, is_media_error};
 use crate::error::EngineError;
 use crate::format::footer::{Footer, TRAILER_BYTES, footer_bytes};
 use crate::format::record::{RecordHeader, RecordKind, payload_checksum};
@@ -38,6 +38,16 @@ const TROUBLE_RETRY_MS: u64 = 10_000;
 const CROWDED_RETRY_MS: u64 = 10_000;
 /// The disk is full and the store too small yet to reclaim anything: how long uploads are refused before a new try.
 const DISK_FULL_RETRY_MS: u64 = 5_000;
+
+/// A pass over the segments of actions lasts at least so long.
+const ACTION_PASS_MS_MIN: u64 = 60_000;
+
+/// Segments of actions up to `sequence_max` may be written again whole: see `Core::may_move_whole`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ActionPass {
+    sequence_max: u64,
+    began_ms: Option<u64>,
+}
 
 /// What a step of the reclaimer came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +251,7 @@ impl Core {
             budget,
             window_ranks: self.window.lock().ranks(),
             roomy: true,
+            whole: false,
         };
         let leased_bytes = terms.leased_bytes(&units);
         self.leased_share.lock().note(sealed.number, leased_bytes);
@@ -248,13 +259,37 @@ impl Core {
         terms.roomy = budget != RewriteBudget::NONE && self.has_room_for_leases();
         // What a segment takes: whoever keeps more of one than fits into the next makes no room.
         let overhead_bytes = u64::from(SEGMENT_HEADER_BYTES) + footer_bytes(0);
-        match judge(&units, segment_bytes - overhead_bytes, &terms) {
+        let mut verdict = judge(&units, segment_bytes - overhead_bytes, &terms);
+        let stays = |verdict: &Verdict| match verdict {
+            Verdict::TooYoung { .. } => true,
+            Verdict::Reclaim(sentence) => sentence.spare,
+        };
+        if sealed.holds_actions && stays(&verdict) && self.may_move_whole(sealed, now_ms) {
+            terms.whole = true;
+            verdict = judge(&units, segment_bytes - overhead_bytes, &terms);
+        }
+        match verdict {
             Verdict::Reclaim(sentence) => Some(Judged { sealed, records, units, sentence }),
             Verdict::TooYoung { retry_after_ms } => {
                 self.ledger.set_retry(sealed.number, now_ms + retry_after_ms);
                 None
             }
         }
+    }
+
+    /// Segments of actions are taken strictly in order, so one of which all is wanted must not stand in the way of those
+    /// behind it: it is written again whole. Each once a pass, and a pass no more often than the floor is long, or a store of
+    /// nothing but wanted actions would write itself again for ever.
+    fn may_move_whole(&self, sealed: Sealed, now_ms: u64) -> bool {
+        let mut pass = self.action_pass.lock();
+        if sealed.sequence > pass.sequence_max {
+            let length_ms = self.plan.lease_floor_ms.max(ACTION_PASS_MS_MIN);
+            if pass.began_ms.is_some_and(|began_ms| now_ms.saturating_sub(began_ms) < length_ms) {
+                return false;
+            }
+            *pass = ActionPass { sequence_max: self.ledger.sequence_last(), began_ms: Some(now_ms) };
+        }
+        true
     }
 
     fn has_room_for_leases(&self) -> bool {
@@ -301,6 +336,11 @@ impl Core {
     }
 
     fn part_owner(&self, location: Location) -> PartOwner {
+        let Some(range) = self.pin(location) else { return PartOwner::Nobody };
+        if range.make_resident().is_err_and(|error| !is_media_error(&error)) {
+            // It may be sound, so it is kept as those of uploads are, until it can be read.
+            return PartOwner::Upload;
+        }
         let Some((part, _range)) = self.header_of_record(location) else { return PartOwner::Nobody };
         let Some(tag) = part.part else { return PartOwner::Nobody };
         let head_key = self.keyer.blob(&part.digest);
@@ -399,22 +439,23 @@ impl Core {
     }
 
     fn move_batch(&self, class: LaneClass, batch: &[&LiveRecord], protect: bool) -> Result<(), Unopened> {
-        let checked: Vec<(&LiveRecord, RecordHeader, PinnedRange)> =
-            batch.iter().filter_map(|record| self.check_for_move(record)).collect();
-        let outgoing: Vec<Outgoing<'_>> = checked
-            .iter()
-            .map(|(record, header, payload)| Outgoing { key: record.key, header: *header, payload: payload.as_ref() })
-            .collect();
-        let mut moved = 0;
-        while moved < outgoing.len() {
-            let (segment, locations, entry_count) = self.append_kept(class, &outgoing[moved..])?;
+        let mut checked = Vec::with_capacity(batch.len());
+        for record in batch {
+            checked.extend(self.check_for_move(record)?);
+        }
+        let mut rest = checked.as_slice();
+        while !rest.is_empty() {
+            let Some(Appended { segment, records, locations, entry_count, taken }) = self.append_kept(class, rest)?
+            else {
+                break;
+            };
             // What was durable in the old segment must be durable in the new one before the old one is given away. The
             // lane is free meanwhile: new action results go there too.
             if let Err(error) = segment.sync() {
                 self.quarantine_segment(&segment, &error);
                 return Err(Unopened::Failed(EngineError::Storage(error.to_string())));
             }
-            for ((record, _, _), to) in checked[moved..].iter().zip(&locations) {
+            for (record, to) in records.into_iter().zip(&locations) {
                 if protect {
                     // The younger segment has no protection of its own, and nobody knows when this was touched before the crash.
                     self.index.touch(record.judged.key, self.epoch());
@@ -424,31 +465,50 @@ impl Core {
                 segment.published();
             }
             self.move_watermark(class, &segment, entry_count);
-            moved += locations.len();
+            rest = &rest[taken..];
         }
         Ok(())
     }
 
-    /// Appends as many as the lane's segment takes, at least one. Returns the segment, where they stand in it, and how
-    /// many entries it has with them. They count as written and not yet published.
-    fn append_kept(
+    /// Appends as many as the lane's segment takes, at least one; `None` when none of them is needed any more. They count
+    /// as written and not yet published.
+    fn append_kept<'a>(
         &self,
         class: LaneClass,
-        outgoing: &[Outgoing<'_>],
-    ) -> Result<(Arc<Segment>, Vec<Location>, usize), Unopened> {
+        records: &[(&'a LiveRecord, RecordHeader, PinnedRange)],
+    ) -> Result<Option<Appended<'a>>, Unopened> {
         let _appending = (class == LaneClass::Action).then(|| self.action_appends.lock());
+        // An action may have been put anew since it was judged. The old result must not follow it into a younger segment,
+        // from which a crash would bring it back; nobody publishes one while this lock is held.
+        let stands =
+            |record: &LiveRecord| self.index.get(record.key).is_some_and(|found| found.location == record.location);
+        let standing: Vec<usize> = (0..records.len()).filter(|position| stands(records[*position].0)).collect();
+        if standing.is_empty() {
+            return Ok(None);
+        }
+        let outgoing: Vec<Outgoing<'_>> = standing
+            .iter()
+            .map(|position| &records[*position])
+            .map(|(record, header, payload)| Outgoing { key: record.key, header: *header, payload: payload.as_ref() })
+            .collect();
         let mut lane = self.lane(class).lock();
-        let mut count = lane.fitting_count(outgoing);
+        let mut count = lane.fitting_count(&outgoing);
         while count == 0 {
             // Whatever the lane, it is reclaim that asks: the reserve is for it.
             self.renew(&mut lane, class, LaneClass::Reinserted)?;
-            count = lane.fitting_count(outgoing);
+            count = lane.fitting_count(&outgoing);
         }
         match lane.append(&outgoing[..count]) {
             Ok(locations) => {
                 let open = lane.open.as_ref().expect("just appended to");
                 open.segment.written(locations.len());
-                Ok((Arc::clone(&open.segment), locations, open.entries.len()))
+                Ok(Some(Appended {
+                    segment: Arc::clone(&open.segment),
+                    records: standing[..count].iter().map(|position| records[*position].0).collect(),
+                    locations,
+                    entry_count: open.entries.len(),
+                    taken: standing[count - 1] + 1,
+                }))
             }
             Err(error) => {
                 self.abandon(&mut lane, &error);
@@ -457,21 +517,42 @@ impl Core {
         }
     }
 
-    fn check_for_move<'a>(&self, record: &'a LiveRecord) -> Option<(&'a LiveRecord, RecordHeader, PinnedRange)> {
-        let range = self.pin(record.location)?;
-        let checked =
-            range.make_resident().ok().and_then(|()| self.header_at(&range, record.location)).and_then(|header| {
-                let payload = range.narrow(header.length_bytes() as u32, header.stored_length_bytes);
-                (payload_checksum(payload.as_ref()) == header.payload_checksum).then_some((record, header, payload))
-            });
+    /// `None`, and taken out of the index, when it is damaged. An error when it cannot be read just now: it may be sound.
+    fn check_for_move<'a>(
+        &self,
+        record: &'a LiveRecord,
+    ) -> Result<Option<(&'a LiveRecord, RecordHeader, PinnedRange)>, Unopened> {
+        let Some(range) = self.pin(record.location) else { return Ok(None) };
+        let resident = match range.make_resident() {
+            Err(error) if !is_media_error(&error) => {
+                return Err(Unopened::Failed(EngineError::Storage(error.to_string())));
+            }
+            resident => resident,
+        };
+        let checked = resident.ok().and_then(|()| self.header_at(&range, record.location)).and_then(|header| {
+            let payload = range.narrow(header.length_bytes() as u32, header.stored_length_bytes);
+            (payload_checksum(payload.as_ref()) == header.payload_checksum).then_some((record, header, payload))
+        });
         if checked.is_none() {
             self.drop_corrupt(record.key, record.location);
             if record.judged.key != record.key {
                 self.index.remove(record.judged.key, record.judged.found.location);
             }
         }
-        checked
+        Ok(checked)
     }
+}
+
+/// What one append of kept records came to.
+struct Appended<'a> {
+    segment: Arc<Segment>,
+    /// Those that were appended, and where they stand.
+    records: Vec<&'a LiveRecord>,
+    locations: Vec<Location>,
+    /// Entries of the segment, with these.
+    entry_count: usize,
+    /// How many of those that were given are done with.
+    taken: usize,
 }
 
 /// Drops records and keeps the account of it, at once: whatever else comes of the segment, they are gone.

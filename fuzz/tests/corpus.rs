@@ -42,7 +42,7 @@ impl Random {
     }
 }
 
-fn check(name: &str, target: fn(&[u8]) -> bool) {
+fn check(name: &str, target: cask_fuzz::Target) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let mut paths: Vec<_> =
         fs::read_dir(&folder).expect("the seeds").map(|entry| entry.expect("a seed").path()).collect();
@@ -68,11 +68,20 @@ fn check(name: &str, target: fn(&[u8]) -> bool) {
 }
 
 #[test]
-fn resource_name() {
-    check("resource_name", cask_fuzz::resource_name);
+fn every_target_holds_over_its_seeds_and_their_mutations() {
+    for (name, target) in cask_fuzz::TARGETS {
+        check(name, target);
+    }
 }
 
+/// A target without a shell is never fuzzed.
 #[test]
-fn proto_digest() {
-    check("proto_digest", cask_fuzz::proto_digest);
+fn every_target_has_a_shell() {
+    let manifest = include_str!("../Cargo.toml");
+    for (name, _) in cask_fuzz::TARGETS {
+        let path = format!("fuzz_targets/{name}.rs");
+        let shell = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).expect("a shell");
+        assert!(shell.contains(&format!("cask_fuzz::{name}(data)")), "{path}");
+        assert!(manifest.contains(&format!("path = \"{path}\"")), "{path} is in no [[bin]]");
+    }
 }

@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".")
         // Sorted maps: the same message always encodes to the same bytes.
         .btree_map(".")
+        .codec_path("crate::codec::StrictCodec")
         .include_file("packages.rs")
         .compile_fds_with_config(descriptors, config)?;
     Ok(())

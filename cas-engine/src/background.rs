@@ -1,5 +1,5 @@
 //! The engine's threads: a loader, which ends when the index is complete, and from then on a writer, a syncer (which also
-//! does the maintenance) and a reclaimer. All they do is take the steps of [`Stepper`] in a loop and wait when there is
+//! does the maintenance), a reclaimer and a scrubber. All they do is take the steps of [`Stepper`] in a loop and wait when there is
 //! nothing to do.
 
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::core::Core;
 use crate::engine::Fill;
+use crate::scrub::ScrubStep;
 use crate::segment::reclaimer::ReclaimStep;
 use crate::stepper::Stepper;
 use crate::writer::WriterStep;
@@ -21,6 +22,12 @@ const SYNC_INTERVAL: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_millis(100);
 /// While a lane waits for space: the last pin on a draining segment goes without a signal.
 const SPACE_PATIENCE: Duration = Duration::from_millis(5);
+
+/// The scrubber looks this often at least whether it is time (the clock may have been set) and not more often than this.
+const SCRUB_WAIT_MAX: Duration = Duration::from_secs(60);
+const SCRUB_WAIT_MIN: Duration = Duration::from_millis(5);
+/// The lowest of the nice values: it also gives the lowest I/O priority that is not starved.
+const SCRUB_NICE: i32 = 19;
 
 /// At close, records that wait for space are given up after so many waits.
 const SPACE_WAITS_AFTER_CLOSE_MAX: u32 = 400;
@@ -91,7 +98,13 @@ impl Background {
             })
         };
         let writer = after_loading("cask-writer", write)?;
-        let others = vec![after_loading("cask-syncer", sync)?, after_loading("cask-reclaimer", reclaim)?];
+        let mut others = vec![after_loading("cask-syncer", sync)?, after_loading("cask-reclaimer", reclaim)?];
+        if core.plan.scrub_period_ms > 0 {
+            // Without the guard: a store that is not scrubbed still reads and writes.
+            let (core, stop) = (Arc::clone(core), Arc::clone(&stop));
+            others
+                .push(std::thread::Builder::new().name("cask-scrubber".to_owned()).spawn(move || scrub(&core, &stop))?);
+        }
         Ok(Self { core: Arc::clone(core), stop, loader, writer, others })
     }
 
@@ -150,6 +163,24 @@ fn sync(core: &Arc<Core>, stop: &Stop) {
     while !stop.wait(SYNC_INTERVAL) {
         stepper.sync();
         stepper.maintain();
+    }
+}
+
+fn scrub(core: &Arc<Core>, stop: &Stop) {
+    if core.loading.wait().is_none() {
+        return;
+    }
+    // Of this thread alone; what the kernel refuses is only a wish.
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), SCRUB_NICE);
+    loop {
+        let due_ms = match core.step_scrubber() {
+            ScrubStep::Off => return,
+            ScrubStep::Rests { due_ms } | ScrubStep::Verified { due_ms, .. } => due_ms,
+        };
+        let wait = Duration::from_millis(due_ms.saturating_sub(core.clock.now_ms()));
+        if stop.wait(wait.clamp(SCRUB_WAIT_MIN, SCRUB_WAIT_MAX)) {
+            return;
+        }
     }
 }
 

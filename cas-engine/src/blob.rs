@@ -69,7 +69,7 @@ impl Blob {
                 .core
                 .look(self.core.keyer.part(head.nonce, number), may_block, |header| self.is_part(header, head, number));
             if matches!(looked, Looked::Absent | Looked::Corrupt) {
-                self.forget_head(head);
+                self.core.forget_head(self.key, head.nonce);
             }
             looked
         };
@@ -110,22 +110,6 @@ impl Blob {
             Looked::NotResident => Ok(None),
             Looked::Unreadable(error) => Err(EngineError::Storage(error)),
             Looked::Absent | Looked::Corrupt => Err(self.lost()),
-        }
-    }
-
-    /// A part is gone: the blob is a miss from now on, so that a client uploads it again. A head that was replaced
-    /// meanwhile (evicted, uploaded anew) has another nonce and stays.
-    fn forget_head(&self, head: PartTag) {
-        let looked = self.core.index.get(self.key);
-        let same = looked.and_then(|found| self.core.pin(found.location).map(|range| (found.location, range))).filter(
-            |(location, range)| {
-                self.core
-                    .header_at(range, *location)
-                    .is_some_and(|header| header.part.is_some_and(|tag| tag.nonce == head.nonce))
-            },
-        );
-        if let Some((location, _)) = same {
-            self.core.index.remove(self.key, location);
         }
     }
 

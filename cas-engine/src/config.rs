@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cask_index::{EpochLength, Location};
 
+use crate::disk::DiskAdapter;
 use crate::error::OpenError;
 
 /// When an upload is acknowledged.
@@ -26,6 +27,8 @@ pub struct EngineOptions {
     pub lease_floor: Duration,
     /// When an upload is acknowledged.
     pub durability: Durability,
+    /// How batches of writes reach the disk.
+    pub disk_adapter: DiskAdapter,
     /// Size of one segment file, a power of two; `None`: chosen from `max_size_bytes`. Used when the store is made,
     /// an existing store keeps the size it has.
     pub segment_size_bytes: Option<u32>,
@@ -33,19 +36,23 @@ pub struct EngineOptions {
     pub index_capacity: Option<u64>,
     /// Larger blobs are refused with `TooLarge`; `None`: half of `max_size_bytes`.
     pub blob_size_bytes_max: Option<u64>,
+    /// Everything stored is read and hashed again once in this time; zero: never.
+    pub scrub_period: Duration,
 }
 
 impl EngineOptions {
-    /// Defaults (lease 4 h, floor 10 min, `Written`) for a store of `max_size_bytes`.
+    /// Defaults (lease 4 h, floor 10 min, `Written`, scrubbed in 14 days) for a store of `max_size_bytes`.
     pub fn new(max_size_bytes: u64) -> Self {
         Self {
             max_size_bytes,
             lease: Duration::from_secs(4 * 3600),
             lease_floor: Duration::from_secs(600),
             durability: Durability::Written,
+            disk_adapter: DiskAdapter::Auto,
             segment_size_bytes: None,
             index_capacity: None,
             blob_size_bytes_max: None,
+            scrub_period: Duration::from_secs(14 * 24 * 3600),
         }
     }
 }
@@ -116,6 +123,8 @@ pub(crate) struct Plan {
     pub(crate) epochs: EpochLength,
     /// Bytes kept apart for everything that is not a segment; see [`Plan::metadata_bytes`].
     pub(crate) metadata_bytes_max: u64,
+    /// 0: no scrubbing.
+    pub(crate) scrub_period_ms: u64,
 }
 
 impl Plan {
@@ -162,6 +171,7 @@ impl Plan {
             lease_floor_ms: millis(options.lease_floor),
             epochs: epoch_length(lease_ms),
             metadata_bytes_max,
+            scrub_period_ms: millis(options.scrub_period),
         })
     }
 }

@@ -24,6 +24,7 @@ use crate::format::segment::LaneClass;
 use crate::format::superblock::Superblock;
 use crate::large_upload::LargeUploads;
 use crate::recovery::Loading;
+use crate::scrub::Scrubber;
 use crate::segment::lane::{Lane, OpenSegment};
 use crate::segment::lease::RewriteCredit;
 use crate::segment::ledger::Ledger;
@@ -51,6 +52,7 @@ pub(crate) struct Core {
     pub(crate) large_uploads: Arc<LargeUploads>,
     pub(crate) crash_protection: CrashProtection,
     pub(crate) counters: Counters,
+    pub(crate) scrubber: Scrubber,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) loading: Loading,
@@ -78,7 +80,7 @@ pub(crate) enum Looked {
 }
 
 /// What a device says of bytes that are lost, and not of a machine that is short of something.
-fn is_media_error(error: &std::io::Error) -> bool {
+pub(crate) fn is_media_error(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::EFAULT | libc::EHWPOISON))
 }
 
@@ -202,6 +204,15 @@ impl Core {
                 "a record failed its checks and is a miss from now on"
             );
         }
+    }
+
+    /// A part of the large blob is gone: it is a miss from now on, so that a client uploads it again. A head that was
+    /// replaced meanwhile (evicted, uploaded anew) has another nonce and stays.
+    pub(crate) fn forget_head(&self, head_key: Key, nonce: u64) -> bool {
+        let Some(Found { location, .. }) = self.index.get(head_key) else { return false };
+        let head = self.pin(location).and_then(|range| self.header_at(&range, location));
+        let is_same = head.and_then(|head| head.part).is_some_and(|tag| tag.nonce == nonce);
+        is_same && self.index.remove(head_key, location)
     }
 
     /// The digest of the blob with this hash, its size read from its record.

@@ -14,6 +14,11 @@ pub(crate) struct Counters {
     pub(crate) uploads_refused: AtomicU64,
     pub(crate) corrupt_records: AtomicU64,
     pub(crate) quarantined_segments: AtomicU64,
+    pub(crate) scrubbed_bytes: AtomicU64,
+    pub(crate) scrubbed_records: AtomicU64,
+    pub(crate) scrub_cycles: AtomicU64,
+    pub(crate) scrub_cycle_ended_ms: AtomicU64,
+    pub(crate) restored_structures: AtomicU64,
 }
 
 pub(crate) fn read(counter: &AtomicU64) -> u64 {
@@ -41,6 +46,8 @@ pub struct EngineStats {
     pub segments_max: u64,
     /// Uploads begun and neither finished nor dropped.
     pub uploads_open: u64,
+    /// Chunks of blobs handed out and not given back yet: each keeps its segment from being written over.
+    pub pins: u64,
     /// Bytes of new records written.
     pub appended_bytes_total: u64,
     /// Bytes of records that reclaim wrote again.
@@ -57,4 +64,14 @@ pub struct EngineStats {
     pub corrupt_records_total: u64,
     /// Segments taken out of use because the disk failed under them.
     pub quarantined_segments_total: u64,
+    /// Bytes that the scrubber read.
+    pub scrubbed_bytes_total: u64,
+    /// Records that it checked; a large blob counts as one.
+    pub scrubbed_records_total: u64,
+    /// Times that it came round: everything stored when the cycle began was checked.
+    pub scrub_cycles_total: u64,
+    /// When it came round last, milliseconds since the Unix epoch; 0: not since the store was opened.
+    pub scrub_cycle_ended_ms: u64,
+    /// Segment headers and footers that were found damaged and written again from what is known of their records.
+    pub restored_structures_total: u64,
 }

@@ -24,6 +24,7 @@ use crate::format::superblock::{Superblock, SuperblockError};
 use crate::format::touches::TouchSnapshot;
 use crate::large_upload::LargeUploads;
 use crate::recovery::{self, Filling, Life, Loading, Surveyed, Threads};
+use crate::scrub::Scrubber;
 use crate::segment::lease::RewriteCredit;
 use crate::stepper::Stepper;
 use crate::upload::{BeginUpload, Upload};
@@ -104,7 +105,7 @@ impl Engine {
                 |error| OpenError::Io { action: "read randomness for", path: folder.to_owned(), source: error.into() },
             )?;
         }
-        let disk = Arc::new(FolderDisk::open(folder)?);
+        let disk = Arc::new(FolderDisk::open_with(folder, options.disk_adapter)?);
         let (core, fill) = open_core(disk, folder, &options, clock, &entropy, Threads::of_machine())?;
         let background = Background::start(&core, fill).map_err(|source| OpenError::Io {
             action: "start threads for",
@@ -285,6 +286,11 @@ impl Engine {
         self.core().plan.geometry.action_payload_bytes_max() as usize - 4096
     }
 
+    /// How the disk is written to, in words for the operator.
+    pub fn way_of_writing(&self) -> &'static str {
+        self.core().disk.way_of_writing()
+    }
+
     /// Counters and gauges.
     pub fn stats(&self) -> EngineStats {
         let core = self.core();
@@ -299,6 +305,7 @@ impl Engine {
             segments_total: u64::from(segments.files),
             segments_max: u64::from(core.plan.segment_count_max),
             uploads_open: read(&core.counters.uploads_open),
+            pins: core.ledger.pin_count(),
             appended_bytes_total: read(&core.counters.appended_bytes),
             reinserted_bytes_total: read(&core.counters.reinserted_bytes),
             reclaimed_segments_total: read(&core.counters.reclaimed_segments),
@@ -307,6 +314,11 @@ impl Engine {
             uploads_refused_total: read(&core.counters.uploads_refused),
             corrupt_records_total: read(&core.counters.corrupt_records),
             quarantined_segments_total: read(&core.counters.quarantined_segments),
+            scrubbed_bytes_total: read(&core.counters.scrubbed_bytes),
+            scrubbed_records_total: read(&core.counters.scrubbed_records),
+            scrub_cycles_total: read(&core.counters.scrub_cycles),
+            scrub_cycle_ended_ms: read(&core.counters.scrub_cycle_ended_ms),
+            restored_structures_total: read(&core.counters.restored_structures),
         }
     }
 
@@ -413,6 +425,7 @@ fn open_core(
         large_uploads: Arc::new(LargeUploads::default()),
         crash_protection,
         counters: Counters::default(),
+        scrubber: Scrubber::new(u64::from_le_bytes(entropy[48..].try_into().expect("8 bytes"))),
         clock,
         disk,
         loading: Loading::new(),

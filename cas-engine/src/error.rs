@@ -52,6 +52,22 @@ pub enum EngineError {
     Closed,
 }
 
+/// What a client is told to wait when the disk itself is full: as long as the store waits before it asks the disk again.
+const DISK_FULL_RETRY: Duration = Duration::from_secs(5);
+
+impl EngineError {
+    /// A failed write. Some file systems find out only then that they are full, whatever was reserved before.
+    pub(crate) fn of_write(error: &std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            return Self::Full {
+                retry_after: DISK_FULL_RETRY,
+                advice: "the disk under the store is full; free some, or lower --max-size".to_owned(),
+            };
+        }
+        Self::Storage(error.to_string())
+    }
+}
+
 /// Why a folder could not be opened as a store. Each text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -89,6 +105,14 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
+    /// io_uring was asked for by name.
+    #[error(
+        "io_uring is asked for and not to be had ({reason}); allow it, or choose the disk adapter auto or positioned"
+    )]
+    NoUring {
+        /// What stands in the way.
+        reason: String,
+    },
     /// The options make no sense together.
     #[error("{0}")]
     Options(String),
@@ -105,4 +129,17 @@ pub enum OpenError {
         /// Why not.
         source: std::io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_full_is_not_a_disk_that_failed() {
+        let full = EngineError::of_write(&std::io::Error::from_raw_os_error(libc::ENOSPC));
+        assert!(matches!(full, EngineError::Full { .. }), "{full}");
+        let failed = EngineError::of_write(&std::io::Error::from_raw_os_error(libc::EIO));
+        assert!(matches!(failed, EngineError::Storage(_)), "{failed}");
+    }
 }

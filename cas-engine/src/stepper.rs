@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use crate::core::Core;
 use crate::engine::{Fill, OpenReport};
+use crate::scrub::ScrubStep;
 use crate::segment::reclaimer::ReclaimStep;
 use crate::writer::WriterStep;
 
@@ -56,6 +57,11 @@ impl Stepper {
     /// time.
     pub fn maintain(&self) -> bool {
         self.core.step_maintenance()
+    }
+
+    /// Verifies a stretch of what is stored, when it is time for one.
+    pub fn scrub(&self) -> ScrubStep {
+        self.core.step_scrubber()
     }
 
     /// Writes, syncs and reclaims until nothing moves any more.

@@ -1,16 +1,17 @@
 //! The syncer's step: bounds what a power cut can lose, and seals.
 //!
-//! Every open segment with new records is synced and its watermark moved; a segment that took its last record is
+//! Every open segment with new records is synced, all of them at once, and its watermark moved; a segment that took its last record is
 //! synced, given its footer and handed to the ledger. Sealing happens here and not in the writer so that nobody's
 //! upload waits for the device.
 
 use std::sync::Arc;
 
 use crate::core::Core;
+use crate::disk::Until;
 use crate::format::segment::LaneClass;
-use crate::segment::Segment;
 use crate::segment::lane::OpenSegment;
 use crate::segment::ledger::Sealed;
+use crate::segment::{Segment, SegmentIo, run_batch};
 
 impl Core {
     /// Returns the number of segments synced.
@@ -19,18 +20,26 @@ impl Core {
     }
 
     fn sync_open_segments(&self) -> usize {
+        let dirty: Vec<(LaneClass, Arc<Segment>, usize)> = LaneClass::ALL
+            .into_iter()
+            .filter_map(|class| {
+                let lane = self.lane(class).lock();
+                let open = lane.open.as_ref().filter(|open| open.synced_count < open.entries.len())?;
+                Some((class, Arc::clone(&open.segment), open.entries.len()))
+            })
+            .collect();
+        let syncs: Vec<SegmentIo<'_>> = dirty
+            .iter()
+            .map(|(_, segment, _)| SegmentIo { segment, offset_bytes: 0, pieces: &[], until: Until::Synced })
+            .collect();
         let mut synced = 0;
-        for class in LaneClass::ALL {
-            let dirty: Option<(Arc<Segment>, usize)> = self.lane(class).lock().open.as_ref().and_then(|open| {
-                (open.synced_count < open.entries.len()).then(|| (Arc::clone(&open.segment), open.entries.len()))
-            });
-            let Some((segment, count)) = dirty else { continue };
-            match segment.sync() {
+        for ((class, segment, count), result) in dirty.iter().zip(run_batch(&*self.disk, &syncs)) {
+            match result {
                 Ok(()) => {
                     synced += 1;
-                    self.move_watermark(class, &segment, count);
+                    self.move_watermark(*class, segment, *count);
                 }
-                Err(error) => self.quarantine_segment(&segment, &error),
+                Err(error) => self.quarantine_segment(segment, &error),
             }
         }
         synced

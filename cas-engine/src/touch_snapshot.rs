@@ -16,7 +16,7 @@ use crate::segment::lane::location_of;
 pub(crate) const FILE_NAME: &str = "touches";
 /// What the superblock, the lock and the folders themselves may take of the metadata's share.
 const OTHER_METADATA_BYTES: u64 = 32 * 1024;
-const NO_ENTRY: u8 = 0;
+pub(crate) const NO_ENTRY: u8 = 0;
 const OLDER_THAN_THE_RING: u8 = 1;
 const AGE_BASE: u8 = 2;
 const HIT: u8 = 0x80;

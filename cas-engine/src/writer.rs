@@ -1,8 +1,10 @@
-//! The writer's step: queued records go to their lanes, in one positioned write a batch, and are published.
+//! The writer's step: queued records go to their lanes, one write a lane and all of them at once, and are published.
 //!
 //! Batches form by themselves: what arrives while one write is under way is the next batch (group commit without a
-//! timer). Order within a lane is the order of submission, so a head is published after its parts.
+//! timer). Order within a lane is the order of submission, so a head is published after its parts. No lock is held while
+//! the disk works.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,12 +13,13 @@ use cask_index::{Location, TableFull};
 use crate::commit_queue::{Publish, Submission};
 use crate::config::Durability;
 use crate::core::Core;
+use crate::disk::Until;
 use crate::error::EngineError;
 use crate::format::record::RecordKind;
 use crate::format::segment::LaneClass;
-use crate::segment::Segment;
-use crate::segment::lane::{Lane, OpenSegment, Outgoing};
+use crate::segment::lane::{Append, Lane, OpenSegment, Outgoing};
 use crate::segment::ledger::NoSpace;
+use crate::segment::{Segment, SegmentIo, run_batch};
 
 /// Lanes that take new records; the reinserted lane is the reclaimer's.
 const NEW_LANES: [LaneClass; 3] = [LaneClass::Small, LaneClass::Large, LaneClass::Action];
@@ -36,111 +39,139 @@ pub enum WriterStep {
     WaitsForSpace,
 }
 
-/// A batch that is on the disk, or failed.
-struct Written {
-    submission: Submission,
-    outcome: Result<Location, EngineError>,
-    /// Where it was written, whatever came of it.
-    segment: Option<u32>,
+/// Records of one lane that go to its open segment in one write.
+struct LaneBatch {
+    class: LaneClass,
+    submissions: Vec<Submission>,
+    append: Append,
+}
+
+/// What there is to do for a lane.
+enum Planned {
+    Write(LaneBatch),
+    WaitsForSpace,
+    Refused(EngineError),
 }
 
 impl Core {
-    /// Writes one batch of every lane.
+    /// Writes one batch of every lane: as much of each as its open segment takes goes to the disk at once, and is
+    /// published before the next segment is opened for the rest.
     pub(crate) fn step_writer(&self) -> WriterStep {
-        let mut step = WriterStep::Idle;
-        let mut written = Vec::new();
-        let mut touched = Vec::new();
-        for class in NEW_LANES {
-            let submissions = self.queue.take(class, BATCH_BYTES_MAX);
-            if submissions.is_empty() {
-                continue;
+        let mut queued = NEW_LANES.map(|class| (class, self.queue.take(class, BATCH_BYTES_MAX)));
+        let (mut worked, mut waits) = (false, false);
+        while queued.iter().any(|(_, submissions)| !submissions.is_empty()) {
+            let mut batches = Vec::with_capacity(queued.len());
+            for (class, submissions) in queued.iter_mut().filter(|(_, submissions)| !submissions.is_empty()) {
+                match self.plan_batch(*class, submissions) {
+                    Planned::Write(batch) => batches.push(batch),
+                    Planned::WaitsForSpace => {
+                        self.queue.put_back(*class, std::mem::take(submissions));
+                        waits = true;
+                    }
+                    Planned::Refused(error) => {
+                        worked = true;
+                        for submission in submissions.drain(..) {
+                            self.publish(submission, Err(error.clone()));
+                        }
+                    }
+                }
             }
-            let waiting = self.write_lane(class, submissions, &mut written, &mut touched);
-            if !waiting.is_empty() {
-                self.queue.put_back(class, waiting);
-                step = WriterStep::WaitsForSpace;
+            worked |= !batches.is_empty();
+            let results = self.write_batches(&batches);
+            for (batch, result) in batches.into_iter().zip(results) {
+                self.finish_batch(batch, result);
             }
         }
-        if written.is_empty() {
-            return step;
+        match (worked, waits) {
+            (true, _) => WriterStep::Worked,
+            (false, true) => WriterStep::WaitsForSpace,
+            (false, false) => WriterStep::Idle,
         }
-        if self.plan.durability == Durability::Synced {
-            self.sync_batch(&touched, &mut written);
-        }
-        for Written { submission, outcome, segment } in written {
-            self.publish(submission, outcome);
-            if let Some(segment) = segment.and_then(|number| self.ledger.segment(number)) {
-                segment.published();
-            }
-        }
-        WriterStep::Worked
     }
 
-    /// Writes as many as there is space for; returns the rest.
-    fn write_lane(
-        &self,
-        class: LaneClass,
-        submissions: Vec<Submission>,
-        written: &mut Vec<Written>,
-        touched: &mut Vec<Arc<Segment>>,
-    ) -> Vec<Submission> {
+    fn until(&self) -> Until {
+        match self.plan.durability {
+            Durability::Written => Until::Written,
+            Durability::Synced => Until::Synced,
+        }
+    }
+
+    /// Takes from the front as many as the open segment has room for, opening a fresh one if it has none.
+    fn plan_batch(&self, class: LaneClass, submissions: &mut Vec<Submission>) -> Planned {
         let mut lane = self.lane(class).lock();
-        let mut rest = submissions;
-        while !rest.is_empty() {
-            let outgoing: Vec<Outgoing<'_>> = rest.iter().map(Submission::outgoing).collect();
-            let count = lane.fitting_count(&outgoing);
-            if count == 0 {
-                match self.renew(&mut lane, class) {
-                    Ok(()) => continue,
-                    Err(Unopened::Space(NoSpace::Wait)) => return rest,
+        let outgoing: Vec<Outgoing<'_>> = submissions.iter().map(Submission::outgoing).collect();
+        let count = loop {
+            match lane.fitting_count(&outgoing) {
+                0 => match self.renew(&mut lane, class) {
+                    Ok(()) => {}
+                    Err(Unopened::Space(NoSpace::Wait)) => return Planned::WaitsForSpace,
                     Err(Unopened::Space(NoSpace::Exhausted { until_ms })) => {
-                        written.extend(rest.into_iter().map(|submission| Written {
-                            submission,
-                            outcome: Err(self.full(until_ms)),
-                            segment: None,
-                        }));
-                        return Vec::new();
+                        return Planned::Refused(self.full(until_ms));
                     }
-                    Err(Unopened::Failed(error)) => {
-                        written.extend(rest.into_iter().map(|submission| Written {
-                            submission,
-                            outcome: Err(error.clone()),
-                            segment: None,
-                        }));
-                        return Vec::new();
-                    }
+                    Err(Unopened::Failed(error)) => return Planned::Refused(error),
+                },
+                count => break count,
+            }
+        };
+        let append = lane.plan(&outgoing[..count]);
+        drop(outgoing);
+        Planned::Write(LaneBatch { class, submissions: submissions.drain(..count).collect(), append })
+    }
+
+    /// One batch of the disk for all lanes, without their locks: the disk may take its time.
+    fn write_batches(&self, batches: &[LaneBatch]) -> Vec<std::io::Result<()>> {
+        let pieces: Vec<Vec<IoSlice<'_>>> = batches
+            .iter()
+            .map(|batch| batch.append.pieces(&batch.submissions.iter().map(Submission::outgoing).collect::<Vec<_>>()))
+            .collect();
+        let until = self.until();
+        let batch: Vec<SegmentIo<'_>> = batches
+            .iter()
+            .zip(&pieces)
+            .map(|(LaneBatch { append, .. }, pieces)| SegmentIo {
+                segment: &append.segment,
+                offset_bytes: append.offset_bytes,
+                pieces,
+                until,
+            })
+            .collect();
+        run_batch(&*self.disk, &batch)
+    }
+
+    /// Notes what was written in its lane and publishes it, or takes the segment out of use.
+    fn finish_batch(&self, batch: LaneBatch, result: std::io::Result<()>) {
+        let LaneBatch { class, submissions, append } = batch;
+        let segment = &append.segment;
+        let outcome = result.map_err(|error| {
+            self.quarantine_segment(segment, &error);
+            EngineError::of_write(&error)
+        });
+        let outcome = outcome.and_then(|()| {
+            let mut lane = self.lane(class).lock();
+            // Counted before anybody can see the records, so that the segment is not sealed without them.
+            segment.written(submissions.len());
+            if lane.commit(&append, self.until()) {
+                return Ok(());
+            }
+            // The syncer met an error of the disk; what is written there is lost with the rest.
+            Err(EngineError::Storage(
+                segment.failure().unwrap_or_else(|| "the segment was taken out of use".to_owned()),
+            ))
+        });
+        match outcome {
+            Ok(()) => {
+                self.counters.appended_bytes.fetch_add(u64::from(append.length_bytes()), Ordering::Relaxed);
+                for (submission, location) in submissions.into_iter().zip(append.locations()) {
+                    self.publish(submission, Ok(location));
+                    segment.published();
                 }
             }
-            let appended = lane.append(&outgoing[..count]);
-            drop(outgoing);
-            let batch: Vec<Submission> = rest.drain(..count).collect();
-            match appended {
-                Ok(locations) => {
-                    let bytes: u64 = locations.iter().map(|location| u64::from(location.length_bytes())).sum();
-                    self.counters.appended_bytes.fetch_add(bytes, Ordering::Relaxed);
-                    let open = lane.open.as_ref().expect("just appended to");
-                    open.segment.written(locations.len());
-                    if !touched.iter().any(|segment| Arc::ptr_eq(segment, &open.segment)) {
-                        touched.push(Arc::clone(&open.segment));
-                    }
-                    written.extend(batch.into_iter().zip(locations).map(|(submission, location)| Written {
-                        submission,
-                        outcome: Ok(location),
-                        segment: Some(location.segment()),
-                    }));
-                }
-                Err(error) => {
-                    self.abandon(&mut lane, &error);
-                    let error = EngineError::Storage(error.to_string());
-                    written.extend(batch.into_iter().map(|submission| Written {
-                        submission,
-                        outcome: Err(error.clone()),
-                        segment: None,
-                    }));
+            Err(error) => {
+                for submission in submissions {
+                    self.publish(submission, Err(error.clone()));
                 }
             }
         }
-        rest
     }
 
     /// Hands the lane's full segment to the syncer and opens a fresh one.
@@ -156,11 +187,10 @@ impl Core {
                 Ok(())
             }
             Err(error) => {
-                // Its header may or may not be on the disk; the file is out of use until the next start reads it.
-                self.ledger.quarantine(number);
-                self.counters.quarantined_segments.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(event = "segment_quarantined", segment = number, %error, "cannot open a segment for writing");
-                Err(Unopened::Failed(EngineError::Storage(error.to_string())))
+                // Its header may or may not be on the disk, and no record is: it can be written again, header and all.
+                self.ledger.rest(number, now_ms);
+                tracing::error!(event = "segment_not_opened", segment = number, %error, "cannot open a segment for writing; it is tried again later");
+                Err(Unopened::Failed(EngineError::of_write(&error)))
             }
         }
     }
@@ -191,31 +221,6 @@ impl Core {
         self.ledger.quarantine(open.segment.number());
         self.counters.quarantined_segments.fetch_add(1, Ordering::Relaxed);
         tracing::error!(event = "segment_quarantined", segment = open.segment.number(), lost, %error, "a write or sync failed");
-    }
-
-    fn sync_batch(&self, touched: &[Arc<Segment>], written: &mut [Written]) {
-        for segment in touched {
-            let Err(error) = segment.sync() else {
-                self.note_synced(segment);
-                continue;
-            };
-            self.quarantine_segment(segment, &error);
-            for one in written.iter_mut() {
-                if one.outcome.as_ref().is_ok_and(|location| location.segment() == segment.number()) {
-                    one.outcome = Err(EngineError::Storage(error.to_string()));
-                }
-            }
-        }
-    }
-
-    /// Only the writer appends to the lanes of new records, and it is the writer that synced: all entries are covered.
-    fn note_synced(&self, segment: &Arc<Segment>) {
-        for class in NEW_LANES {
-            let mut lane = self.lane(class).lock();
-            if let Some(open) = lane.open.as_mut().filter(|open| Arc::ptr_eq(&open.segment, segment)) {
-                open.synced_count = open.entries.len();
-            }
-        }
     }
 
     /// Finds the open or sealing segment and quarantines it.

@@ -211,6 +211,15 @@ impl Slot<'_> {
         here
     }
 
+    /// Removes the entry, whosever it is, when its location is doomed.
+    pub(crate) fn remove_if(self, is_doomed: impl Fn(Location) -> bool) -> bool {
+        let taken = self.word.load(Ordering::Relaxed) != Word::EMPTY.0;
+        taken && {
+            let location = Location::from_word(self.location.load(Ordering::Relaxed));
+            is_doomed(location) && self.remove(location)
+        }
+    }
+
     /// Removes only what nobody touched since `found` was read.
     pub(crate) fn remove_untouched(self, fingerprint: Fingerprint, found: Found) -> bool {
         let expected = Word::new(fingerprint, found.touched, found.hit).0;

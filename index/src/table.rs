@@ -264,6 +264,35 @@ impl Table {
         removed
     }
 
+    /// Removes every entry whose location is doomed, and says how many there were. Looks at the whole table, a shard at a
+    /// time under its lock: for the rare occasion that a segment's own list of records is lost.
+    pub fn remove_located(&self, is_doomed: impl Fn(Location) -> bool) -> u64 {
+        let mut removed = 0;
+        for (index, shard) in self.shards.iter().enumerate() {
+            // Does not read zero pages into being where nothing was ever inserted.
+            if shard.entry_count.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let _writer = shard.writer.lock();
+            let first = index * self.buckets_per_shard;
+            let stash = self.stash_first_bucket(index);
+            let stash_count = if shard.stash.is_empty() { 0 } else { self.stash_buckets_per_shard };
+            for bucket in (first..first + self.buckets_per_shard).chain(stash..stash + stash_count) {
+                for slot in 0..SLOTS {
+                    if !self.slot(SlotIndex { bucket, slot }).remove_if(&is_doomed) {
+                        continue;
+                    }
+                    removed += 1;
+                    shard.entry_count.fetch_sub(1, Ordering::Relaxed);
+                    if self.is_stash_bucket(bucket) {
+                        shard.stash.entry_removed();
+                    }
+                }
+            }
+        }
+        removed
+    }
+
     /// Sets the touch epoch when it differs. False when absent. Takes no lock.
     #[inline]
     pub fn touch(&self, key: Key, epoch: TouchEpoch) -> bool {

@@ -20,6 +20,7 @@ enum Operation {
     Relocate { key: usize, from: Guess, to: u32 },
     Remove { key: usize, location: Guess },
     RemoveUntouched { key: usize, location: Guess, touched_is_right: bool, hit_is_right: bool },
+    RemoveLocated { below: u32, modulus: u32 },
     Age { after_periods: u64 },
 }
 
@@ -44,6 +45,7 @@ fn operations(key_count: usize) -> impl Strategy<Value = Vec<Operation>> {
         2 => (key(), guess(), any::<bool>(), any::<bool>()).prop_map(|(key, location, touched_is_right, hit_is_right)| {
             Operation::RemoveUntouched { key, location, touched_is_right, hit_is_right }
         }),
+        1 => (0..10_u32, 2..9_u32).prop_map(|(below, modulus)| Operation::RemoveLocated { below, modulus }),
         2 => (0..=8_u64).prop_map(|after_periods| Operation::Age { after_periods }),
     ];
     vec(operation, 0..if cfg!(miri) { 60 } else { 600 })
@@ -163,6 +165,13 @@ impl Pair {
                     self.entries.remove(&key);
                 }
                 prop_assert_eq!(self.table.remove_untouched(self.keys[key], found), expected);
+            }
+            Operation::RemoveLocated { below, modulus } => {
+                let is_doomed =
+                    |location: Location| location.segment() < below * 5 && location.segment().is_multiple_of(modulus);
+                let before = self.entries.len();
+                self.entries.retain(|_, entry| !is_doomed(entry.location));
+                prop_assert_eq!(self.table.remove_located(is_doomed), (before - self.entries.len()) as u64);
             }
             Operation::Age { after_periods } => {
                 self.period += after_periods;

@@ -4,6 +4,7 @@
 //! generated types in `tests/oracle`. Each package is re-exported here under a short name. Used by the server and
 //! the executor; knows nothing of sockets, storage or policy.
 
+pub mod codec;
 mod compressor;
 pub mod digest;
 mod error;

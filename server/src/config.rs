@@ -50,6 +50,13 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "WHEN", env = "CASK_DURABILITY", value_enum, hide_possible_values = true)]
     pub(crate) durability: Option<Durability>,
 
+    /// Everything stored is read and hashed again once in this time. 0s: never [default: 14d]
+    #[arg(long, value_name = "TIME", env = "CASK_SCRUB_PERIOD")]
+    pub(crate) scrub_period: Option<TimeSpan>,
+    /// How the disk is written to: auto, uring (io_uring or nothing) or positioned [default: auto]
+    #[arg(long, value_name = "HOW", env = "CASK_DISK_ADAPTER", value_enum, hide_possible_values = true)]
+    pub(crate) disk_adapter: Option<DiskAdapter>,
+
     /// How logs are printed to standard error: text or json [default: text]
     #[arg(long, value_name = "FORMAT", env = "CASK_LOG_FORMAT", value_enum, hide_possible_values = true)]
     pub(crate) log_format: Option<LogFormat>,
@@ -66,7 +73,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "COUNT", env = "CASK_MAX_UPLOADS")]
     pub(crate) max_uploads: Option<usize>,
 
-    /// Most memory for upload bytes that are not written yet [default: 256MiB]
+    /// Most memory for upload bytes that are not written yet; as much again for messages on their way in [default: 256MiB]
     #[arg(long, value_name = "SIZE", env = "CASK_MAX_STAGED")]
     pub(crate) max_staged: Option<ByteSize>,
 }
@@ -77,6 +84,15 @@ pub(crate) struct Settings {
 pub(crate) enum Durability {
     Written,
     Synced,
+}
+
+/// How batches of writes reach the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DiskAdapter {
+    Auto,
+    Uring,
+    Positioned,
 }
 
 /// What log lines look like.
@@ -118,6 +134,8 @@ impl Settings {
             lease: self.lease.or(weaker.lease),
             lease_floor: self.lease_floor.or(weaker.lease_floor),
             durability: self.durability.or(weaker.durability),
+            scrub_period: self.scrub_period.or(weaker.scrub_period),
+            disk_adapter: self.disk_adapter.or(weaker.disk_adapter),
             log_format: self.log_format.or(weaker.log_format),
             drain_timeout: self.drain_timeout.or(weaker.drain_timeout),
             max_connections: self.max_connections.or(weaker.max_connections),
@@ -137,6 +155,9 @@ pub(crate) struct Config {
     pub(crate) lease: TimeSpan,
     pub(crate) lease_floor: TimeSpan,
     pub(crate) durability: Durability,
+    /// Zero: never.
+    pub(crate) scrub_period: TimeSpan,
+    pub(crate) disk_adapter: DiskAdapter,
     pub(crate) log_format: LogFormat,
     pub(crate) drain_timeout: TimeSpan,
     pub(crate) max_connections: usize,
@@ -167,6 +188,7 @@ pub(crate) enum ConfigError {
 const MAX_SIZE_DEFAULT: ByteSize = ByteSize(50 << 30);
 const LEASE_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(4 * 3600));
 const LEASE_FLOOR_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(600));
+const SCRUB_PERIOD_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(14 * 24 * 3600));
 const DRAIN_TIMEOUT_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(30));
 const CONNECTIONS_MAX_DEFAULT: usize = 10_000;
 
@@ -248,6 +270,8 @@ impl Config {
             lease,
             lease_floor,
             durability: settings.durability.unwrap_or(Durability::Written),
+            scrub_period: settings.scrub_period.unwrap_or(SCRUB_PERIOD_DEFAULT),
+            disk_adapter: settings.disk_adapter.unwrap_or(DiskAdapter::Auto),
             log_format: settings.log_format.unwrap_or(LogFormat::Text),
             drain_timeout: settings.drain_timeout.unwrap_or(DRAIN_TIMEOUT_DEFAULT),
             max_connections: settings.max_connections.unwrap_or(CONNECTIONS_MAX_DEFAULT),

@@ -16,7 +16,7 @@ use tonic::body::Body;
 
 use self::body::{IncomingBody, blob_body};
 use self::target::{Sha256Hash, Target, TargetError};
-use crate::cache::{Cache, InlineOptions};
+use crate::cache::{Cache, InlineOptions, too_slow};
 use crate::observe::pages::text;
 use crate::observe::requests::HttpRoute;
 use crate::status::Answer;
@@ -146,13 +146,25 @@ impl HttpCache {
             (Target::ActionResult(instance, hash), &Method::GET | &Method::HEAD) => {
                 let result =
                     self.cache.get_action_result(instance.as_str(), &action(hash), InlineOptions::default()).await?;
+                let room = self.cache.answer_room(result.encoded_len()).await?;
                 // For HEAD hyper keeps the length and leaves the body away.
-                Ok(bytes_response(result.encode_to_vec().into()))
+                let mut response = bytes_response(result.encode_to_vec().into());
+                response.extensions_mut().insert(room);
+                Ok(response)
             }
             (Target::ActionResult(instance, hash), &Method::PUT) => {
                 plain(&parts.headers)?;
                 let limit_bytes = self.cache.limits().message_size_bytes_max;
-                let bytes = body.collect(limit_bytes).await?.ok_or(Refusal::ResultTooLarge { limit_bytes })?;
+                let too_large = Refusal::ResultTooLarge { limit_bytes };
+                // What it announces, or the most it may come to, is paid for before it is received.
+                let size_bytes = body.announced_size_bytes().unwrap_or(limit_bytes as u64);
+                let size_bytes = usize::try_from(size_bytes).ok().filter(|size_bytes| *size_bytes <= limit_bytes);
+                let Some(size_bytes) = size_bytes else { return Err(too_large) };
+                let room = self.cache.message_room(size_bytes).await?;
+                let bytes = tokio::select! {
+                    bytes = body.collect(limit_bytes) => bytes?.ok_or(too_large)?,
+                    () = room.asked() => return Err(too_slow().into()),
+                };
                 let result = ActionResult::decode(bytes).map_err(Refusal::NotAResult)?;
                 self.cache.put_action_result(instance.as_str(), &action(hash), result).await?;
                 Ok(Response::new(Body::empty()))
@@ -197,7 +209,12 @@ impl HttpCache {
         let Some(mut upload) = self.cache.begin_upload(sha256(hash, size_bytes)).await? else {
             return Ok(Response::new(Body::empty()));
         };
-        while let Some(bytes) = body.next().await? {
+        loop {
+            let next = tokio::select! {
+                next = body.next() => next?,
+                () = upload.asked_to_end() => return Err(too_slow().into()),
+            };
+            let Some(bytes) = next else { break };
             upload.write(&bytes).await?;
         }
         upload.finish().await?;

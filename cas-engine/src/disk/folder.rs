@@ -1,23 +1,24 @@
 //! A store in a folder: `superblock`, `touches`, `lock` and `segments/<8 hex digits>`.
 //!
-//! Writes are positioned writes, reads go through a shared read-only mapping of the whole file (the page cache is the
-//! RAM tier, and Linux keeps the two coherent). A lock file keeps a second process out.
-//!
-//! This is the only module of the crate with unsafe code: mapping a file and asking the kernel about the mapping.
-#![allow(unsafe_code)]
+//! What is the same whichever way segments are written stands here: the lock that keeps a second process out, names,
+//! allocation, small files. Reads go through a mapping (`mapped`), single writes are positioned ones, and batches go the
+//! way that was chosen when the folder was opened ([`DiskAdapter`]).
 
+use std::any::Any;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::{Mmap, MmapOptions};
-use rustix::fs::{FallocateFlags, FlockOperation};
+use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 use rustix::io::Errno;
 
-use super::{Disk, SegmentFile};
+use super::mapped::Mapping;
+use super::uring::{RingUse, Uring};
+use super::{Disk, SegmentFile, SegmentWrite, Until, positioned};
 use crate::error::OpenError;
 
 const SUPERBLOCK: &str = "superblock";
@@ -25,20 +26,47 @@ const LOCK: &str = "lock";
 const SEGMENTS: &str = "segments";
 /// `lost+found` is what a freshly made file system holds.
 const IGNORED_NAMES: [&str; 3] = ["lost+found", LOCK, SEGMENTS];
-/// The kernel takes at most this many pieces a call.
-const PIECES_PER_WRITE_MAX: usize = 1024;
+/// What every disk writes as a whole.
+const SECTOR_BYTES: usize = 512;
+/// How batches of writes reach the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskAdapter {
+    /// What is measured to be best (docs/decisions/0004): positioned writes, and io_uring to sync several files at once
+    /// where the kernel offers it.
+    #[default]
+    Auto,
+    /// Everything through io_uring; where it is not to be had the store is not opened.
+    Uring,
+    /// Positioned writes and fdatasync, one after the other.
+    Positioned,
+}
 
 /// The disk adapter for a folder of a file system.
-#[derive(Debug)]
 pub struct FolderDisk {
     folder: PathBuf,
     /// Held, never read: the lock lives as long as the open file.
     _lock: File,
+    /// `None`: by position.
+    uring: Option<Uring>,
 }
 
 impl FolderDisk {
-    /// Creates the folder where needed, takes its lock, and refuses a folder with other things in it.
+    /// As `open_with`, by position.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
+        Self::lock(folder)
+    }
+
+    /// Creates the folder where needed, takes its lock, and refuses a folder with other things in it. Then finds out
+    /// whether the adapter works here, and logs which one is used and why.
+    pub fn open_with(folder: &Path, adapter: DiskAdapter) -> Result<Self, OpenError> {
+        let mut disk = Self::lock(folder)?;
+        let (uring, reason) = choose(adapter, |ring_use| Uring::probe(folder, ring_use))?;
+        disk.uring = uring;
+        tracing::info!(event = "disk_adapter", adapter = disk.way_of_writing(), reason, "how segments are written");
+        Ok(disk)
+    }
+
+    fn lock(folder: &Path) -> Result<Self, OpenError> {
         let failed = |action, path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Io { action, path, source }
@@ -60,7 +88,7 @@ impl FolderDisk {
         }
         let segments = folder.join(SEGMENTS);
         fs::create_dir_all(&segments).map_err(failed("create", &segments))?;
-        Ok(Self { folder: folder.to_owned(), _lock: lock })
+        Ok(Self { folder: folder.to_owned(), _lock: lock, uring: None })
     }
 
     /// A folder without superblock may only hold what a store that was never finished, or a fresh file system, leaves.
@@ -87,6 +115,17 @@ impl FolderDisk {
         Ok(())
     }
 
+    /// On a full disk: what fits a sector is written over in place, which takes no new block and is all or nothing like the
+    /// rename. A store on a full disk opens and serves thanks to this.
+    fn overwrite_sector(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.folder.join(name))?;
+        if bytes.len() > SECTOR_BYTES || file.metadata()?.len() != bytes.len() as u64 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.write_all_at(bytes, 0)?;
+        file.sync_all()
+    }
+
     fn segment_path(&self, number: u32) -> PathBuf {
         self.folder.join(SEGMENTS).join(format!("{number:08x}"))
     }
@@ -109,6 +148,9 @@ impl Disk for FolderDisk {
         });
         if let Err(error) = written {
             let _ = fs::remove_file(&fresh);
+            if error.kind() == io::ErrorKind::StorageFull {
+                return self.overwrite_sector(name, bytes).map_err(|_| error);
+            }
             return Err(error);
         }
         fs::rename(&fresh, self.folder.join(name))?;
@@ -138,9 +180,17 @@ impl Disk for FolderDisk {
             // would be a bus error), so it gets its length back; records that are gone fail their checksums.
             tracing::warn!(event = "segment_length_repaired", number, length_bytes, size_bytes);
             file.set_len(u64::from(size_bytes))?;
-            allocate(&file, size_bytes)?;
+            match allocate(&file, size_bytes) {
+                // A full disk must not stop the start: what the file still holds is read, and a write into what could
+                // not be reserved fails when it comes to that.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::warn!(event = "segment_not_reserved", number, %error, "the disk is full");
+                }
+                outcome => outcome?,
+            }
         }
-        Ok(Arc::new(MappedFile::new(file, size_bytes)?))
+        let written_to = written_to(&file).map_or(size_bytes, |offset| offset.min(u64::from(size_bytes)) as u32);
+        Ok(Arc::new(FolderFile::new(file, size_bytes, written_to)?))
     }
 
     fn create_segment(&self, number: u32, size_bytes: u32) -> io::Result<Arc<dyn SegmentFile>> {
@@ -148,12 +198,12 @@ impl Disk for FolderDisk {
         let made = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path).and_then(|file| {
             allocate(&file, size_bytes)?;
             file.sync_all()?;
-            MappedFile::new(file, size_bytes)
+            FolderFile::new(file, size_bytes, 0)
         });
         match made {
-            Ok(mapped) => {
+            Ok(file) => {
                 File::open(self.folder.join(SEGMENTS))?.sync_all()?;
-                Ok(Arc::new(mapped))
+                Ok(Arc::new(file))
             }
             Err(error) => {
                 let _ = fs::remove_file(&path);
@@ -164,6 +214,44 @@ impl Disk for FolderDisk {
 
     fn remove_segment(&self, number: u32) -> io::Result<()> {
         fs::remove_file(self.segment_path(number))
+    }
+
+    fn write_batch(&self, writes: &mut [SegmentWrite<'_>]) {
+        for write in &*writes {
+            if let Some(file) = FolderFile::of(write.file) {
+                file.enter(write.offset_bytes, positioned::bytes_of(write.pieces), write.until);
+            }
+        }
+        match &self.uring {
+            Some(uring) => uring.write_batch(writes),
+            None => writes.iter_mut().for_each(SegmentWrite::run),
+        }
+    }
+
+    fn way_of_writing(&self) -> &'static str {
+        match self.uring.as_ref().map(Uring::ring_use) {
+            None => "positioned writes",
+            Some(RingUse::ParallelSyncs) => "positioned writes, io_uring for parallel syncs",
+            Some(RingUse::Everything) => "io_uring",
+        }
+    }
+}
+
+/// The ring, if there is to be one, and why so.
+fn choose<R>(
+    adapter: DiskAdapter,
+    probe: impl FnOnce(RingUse) -> Result<R, String>,
+) -> Result<(Option<R>, String), OpenError> {
+    match adapter {
+        DiskAdapter::Positioned => Ok((None, "asked for".to_owned())),
+        DiskAdapter::Uring => match probe(RingUse::Everything) {
+            Ok(ring) => Ok((Some(ring), "asked for".to_owned())),
+            Err(reason) => Err(OpenError::NoUring { reason }),
+        },
+        DiskAdapter::Auto => match probe(RingUse::ParallelSyncs) {
+            Ok(ring) => Ok((Some(ring), "io_uring works here".to_owned())),
+            Err(reason) => Ok((None, reason)),
+        },
     }
 }
 
@@ -191,83 +279,129 @@ fn allocate(file: &File, size_bytes: u32) -> io::Result<()> {
     }
 }
 
-/// A segment file and its mapping.
+/// The first write of a block that is only allocated makes the file system write its journal, which makes a small synced
+/// write half as slow again. So such a write brings this much of what follows into use with it.
+const AHEAD_BYTES: u32 = 256 * 1024;
+/// A larger write pays for its blocks itself.
+const SMALL_WRITE_BYTES_MAX: usize = 64 * 1024;
+
+/// Names files that were opened, for ever.
+static NEXT_FILE_ID: AtomicU64 = AtomicU64::new(1);
+
+/// Where the hole begins that reaches to the file's end: blocks that are allocated and were never written are a hole too.
+/// `None`: there is data up to the end, or no knowing.
+fn written_to(file: &File) -> Option<u64> {
+    let hole = rustix::fs::seek(file, SeekFrom::Hole(0)).ok()?;
+    (rustix::fs::seek(file, SeekFrom::Data(hole)) == Err(Errno::NXIO)).then_some(hole)
+}
+
+/// A segment file of a folder.
 #[derive(Debug)]
-struct MappedFile {
+pub(super) struct FolderFile {
+    id: u64,
     file: File,
-    map: Mmap,
+    mapping: Mapping,
+    size_bytes: u32,
+    /// From here on nothing was ever written. Held while zeros are written there, so that nothing else is.
+    written_to: Mutex<u32>,
 }
 
-impl MappedFile {
-    fn new(file: File, size_bytes: u32) -> io::Result<Self> {
-        // SAFETY: the file is ours alone (lock file), is never truncated while mapped (segments keep their size; a
-        // removed file keeps its pages), and its bytes change only through `write_at`, which the segment protocol
-        // directs to ranges of which no slice exists.
-        let map = unsafe { MmapOptions::new().len(size_bytes as usize).map(&file)? };
-        // Readers want single records, not the neighbours of a fault: the read-ahead is ours to decide.
-        map.advise(memmap2::Advice::Random)?;
-        Ok(Self { file, map })
+impl FolderFile {
+    fn new(file: File, size_bytes: u32, written_to: u32) -> io::Result<Self> {
+        let mapping = Mapping::new(&file, size_bytes)?;
+        let id = NEXT_FILE_ID.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { id, file, mapping, size_bytes, written_to: Mutex::new(written_to) })
     }
 
-    /// Pages that cover the range: (address of the first, length in bytes).
-    fn pages(&self, offset_bytes: u32, length_bytes: u32) -> (usize, usize) {
-        let page = rustix::param::page_size();
-        let first = offset_bytes as usize / page * page;
-        let end = (offset_bytes as usize + length_bytes as usize).min(self.map.len());
-        (first, end.saturating_sub(first))
+    /// The file behind the trait, if it is one of ours.
+    pub(super) fn of(file: &dyn SegmentFile) -> Option<&Self> {
+        (file as &dyn Any).downcast_ref()
     }
-}
 
-impl SegmentFile for MappedFile {
-    fn write_at(&self, offset_bytes: u32, pieces: &[IoSlice<'_>]) -> io::Result<()> {
-        let mut offset = u64::from(offset_bytes);
-        for group in pieces.chunks(PIECES_PER_WRITE_MAX) {
-            let mut group = group.to_vec();
-            let mut rest = group.as_mut_slice();
-            while !rest.is_empty() {
-                match rustix::io::pwritev(self.file.as_fd(), rest, offset) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(written) => {
-                        offset += written as u64;
-                        IoSlice::advance_slices(&mut rest, written);
-                    }
-                    Err(Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Called before each write of `length_bytes`: where that is small, to be synced at once, and about to enter blocks
+    /// that were never written, zeroes the next ones behind it, which changes nothing that can be read.
+    fn enter(&self, offset_bytes: u32, length_bytes: usize, until: Until) {
+        let end = (offset_bytes as usize + length_bytes).min(self.size_bytes as usize) as u32;
+        let mut written_to = self.written_to.lock();
+        if length_bytes == 0 || end <= *written_to {
+            return;
         }
-        Ok(())
+        *written_to = end;
+        if until == Until::Synced && length_bytes <= SMALL_WRITE_BYTES_MAX {
+            let ahead = AHEAD_BYTES.min(self.size_bytes - end);
+            let zeros = vec![0; ahead as usize];
+            *written_to += ahead;
+            // Failing costs nothing but time: what matters is written, and its errors are seen, later.
+            let _ = positioned::write(&self.file, end, &[IoSlice::new(&zeros)], 0);
+        }
+    }
+}
+
+impl SegmentFile for FolderFile {
+    fn write_at(&self, offset_bytes: u32, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        self.enter(offset_bytes, positioned::bytes_of(pieces), Until::Written);
+        positioned::write(&self.file, offset_bytes, pieces, 0)
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&self.file)?)
+        positioned::sync(&self.file)
     }
 
     fn slice(&self, offset_bytes: u32, length_bytes: u32) -> &[u8] {
-        &self.map[offset_bytes as usize..][..length_bytes as usize]
+        self.mapping.slice(offset_bytes, length_bytes)
     }
 
     fn is_resident(&self, offset_bytes: u32, length_bytes: u32) -> bool {
-        let (first, length) = self.pages(offset_bytes, length_bytes);
-        let mut residency = [0_u8; 1024];
-        let page = rustix::param::page_size();
-        (first..first + length).step_by(residency.len() * page).all(|start| {
-            let length = (first + length - start).min(residency.len() * page);
-            // SAFETY: the range lies inside the mapping (`pages` clamps it) and starts at a page; `residency` has one
-            // byte for each page asked about.
-            let result = unsafe {
-                libc::mincore(self.map.as_ptr().add(start) as *mut libc::c_void, length, residency.as_mut_ptr())
-            };
-            result == 0 && residency[..length.div_ceil(page)].iter().all(|state| state & 1 == 1)
-        })
+        self.mapping.is_resident(offset_bytes, length_bytes)
     }
 
     fn make_resident(&self, offset_bytes: u32, length_bytes: u32) -> io::Result<()> {
-        let (first, length) = self.pages(offset_bytes, length_bytes);
-        match self.map.advise_range(memmap2::Advice::PopulateRead, first, length) {
-            // Kernels before 5.14 do not know it: the fault then happens on the caller's thread, which may wait.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            other => other,
+        self.mapping.make_resident(offset_bytes, length_bytes)
+    }
+
+    fn no_longer_needed(&self, offset_bytes: u32, length_bytes: u32) {
+        self.mapping.no_longer_needed(offset_bytes, length_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_had_is_replaced_only_where_that_is_allowed() {
+        let works = |ring_use| Ok(ring_use);
+        let forbidden = |_| Err::<RingUse, _>("Operation not permitted".to_owned());
+        let used = |adapter| choose(adapter, works).unwrap().0;
+        assert_eq!(used(DiskAdapter::Auto), Some(RingUse::ParallelSyncs));
+        assert_eq!(used(DiskAdapter::Uring), Some(RingUse::Everything));
+        assert_eq!(used(DiskAdapter::Positioned), None);
+        assert_eq!(choose(DiskAdapter::Auto, forbidden).unwrap(), (None, "Operation not permitted".to_owned()));
+        assert_eq!(choose(DiskAdapter::Positioned, forbidden).unwrap().0, None);
+        let error = choose(DiskAdapter::Uring, forbidden).unwrap_err().to_string();
+        assert!(error.contains("not permitted") && error.contains("auto or positioned"), "{error}");
+    }
+
+    #[test]
+    fn memory_is_given_back_and_the_bytes_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = FolderDisk::open(folder.path()).unwrap();
+        let file = disk.create_segment(0, 1 << 20).unwrap();
+        file.write_at(4096, &[IoSlice::new(&[7; 8192])]).unwrap();
+        file.sync().unwrap();
+        for (offset_bytes, length_bytes) in [(4096, 8192), (5000, 64), ((1 << 20) - 64, 64), (0, 1 << 20)] {
+            file.make_resident(offset_bytes, length_bytes).unwrap();
+            assert!(file.is_resident(offset_bytes, length_bytes));
+            file.no_longer_needed(offset_bytes, length_bytes);
+            assert_eq!(file.slice(4096, 8192), [7; 8192]);
         }
     }
 }

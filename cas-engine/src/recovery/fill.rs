@@ -17,7 +17,7 @@ use super::scan::scan;
 use super::survey::{Contents, Life, read};
 use super::{Loading, Threads, for_each};
 use crate::config::Plan;
-use crate::format::footer::{FooterEntry, FooterView};
+use crate::format::footer::{FOOTER_ENTRY_BYTES, FooterEntry, FooterView, TRAILER_BYTES};
 use crate::format::record::{RecordHeader, RecordKind, RecordPlace};
 use crate::format::superblock::Superblock;
 use crate::format::touches::TouchSnapshot;
@@ -136,11 +136,18 @@ impl<'a> Filling<'a> {
         let written_ms = life.written_ms().min(self.now_ms);
         let ring_ms = u64::from(EpochLength::AGE_PERIODS_MAX).saturating_mul(self.plan.epochs.length_ms);
         let known = self.now_ms - written_ms < ring_ms;
+        let record_count = match &life.contents {
+            Contents::Records(found) => found.entries.len(),
+            Contents::Footer(trailer) => ((trailer.footer_bytes - TRAILER_BYTES) / FOOTER_ENTRY_BYTES) as usize,
+        };
+        // An orderly close leaves a byte for each record. When there are more or fewer, a damaged record was left out by the
+        // scan, and which byte is whose is not known: believed all the same, "dropped" would be said of a neighbour.
+        let saved = self.snapshot.segments.get(&(number, sequence)).map(Vec::as_slice);
         Source {
             segment: self.ledger.segment(number).expect("surveyed segments are in the ledger"),
             sequence,
             fallback: if known { self.plan.epochs.epoch_at(written_ms) } else { TouchEpoch::OLD },
-            saved: self.snapshot.segments.get(&(number, sequence)).map(Vec::as_slice),
+            saved: saved.filter(|touches| !self.superblock.clean || touches.len() == record_count),
         }
     }
 

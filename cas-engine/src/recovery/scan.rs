@@ -95,13 +95,20 @@ fn readable_ranges(file: &dyn SegmentFile, size_bytes: u32) -> Vec<Range<u32>> {
             add(piece);
             continue;
         }
+        // One line for the piece: a hole or a dead region has thousands of pages.
+        let mut first_lost = None;
+        let mut lost_bytes = 0;
         for page in pieces(piece, PAGE_BYTES) {
             match file.make_resident(page.start, page.end - page.start) {
                 Ok(()) => add(page),
                 Err(error) => {
-                    tracing::error!(event = "read_failed", offset = page.start, %error, "what stood there is lost");
+                    lost_bytes += page.end - page.start;
+                    first_lost.get_or_insert((page.start, error));
                 }
             }
+        }
+        if let Some((offset, error)) = first_lost {
+            tracing::error!(event = "read_failed", offset, lost_bytes, %error, "what stood there is lost");
         }
     }
     ranges

@@ -1,7 +1,8 @@
 //! A lane: the open segment that takes the records of one lifetime class, and the appends to it.
 //!
-//! A lane is owned by whoever holds its lock: the writer for new records, the reclaimer for kept ones, the syncer for
-//! the moment of moving a watermark. It knows nothing of the index but the keys it notes for the footer.
+//! Records are appended by one thread a lane, the writer or, kept ones, the reclaimer: it plans the append, writes, and
+//! commits it. The lock is for what others see, so it need not be held in between: the syncer takes it for the moment of
+//! moving a watermark, whoever meets an error of the disk to take the segment away. It knows nothing of the index but the keys it notes for the footer.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use cask_index::{Key, Location};
 
 use super::Segment;
+use crate::disk::Until;
 use crate::format::footer::{Footer, FooterEntry, footer_bytes};
 use crate::format::record::{RECORD_ALIGNMENT_BYTES, RECORD_HEADER_BYTES_MAX, RecordHeader};
 use crate::format::segment::{LaneClass, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -47,6 +49,7 @@ impl OpenSegment {
         now_ms: u64,
     ) -> io::Result<Self> {
         let header = SegmentHeader { number: segment.number(), sequence, class, opened_ms: now_ms };
+        segment.forget_failure();
         segment.file().write_at(0, &[IoSlice::new(&header.encode(store_id))])?;
         segment.sync()?;
         segment.open_life(sequence);
@@ -106,20 +109,72 @@ impl Lane {
         records.iter().enumerate().take_while(fits).count()
     }
 
-    /// Appends records that fit, in one positioned write. On an error nothing may be believed about the range.
-    pub(crate) fn append(&mut self, records: &[Outgoing<'_>]) -> io::Result<Vec<Location>> {
-        const ZEROS: [u8; RECORD_ALIGNMENT_BYTES] = [0; RECORD_ALIGNMENT_BYTES];
-        let open = self.open.as_mut().expect("records are appended to an open lane");
+    /// Where the records go, which fit, and their headers; nothing is changed by it.
+    pub(crate) fn plan(&self, records: &[Outgoing<'_>]) -> Append {
+        let open = self.open.as_ref().expect("records are appended to an open lane");
         let mut headers = vec![[0_u8; RECORD_HEADER_BYTES_MAX]; records.len()];
-        let mut locations = Vec::with_capacity(records.len());
+        let mut entries = Vec::with_capacity(records.len());
         let mut offset_bytes = open.end_bytes;
         for (record, header) in records.iter().zip(&mut headers) {
             record.header.encode_into(&open.segment.place(self.store_id, offset_bytes), header);
-            locations.push(Location::new(open.segment.number(), offset_bytes, record.length_bytes()));
+            entries.push(FooterEntry {
+                key: record.key,
+                offset_bytes,
+                length_bytes: record.length_bytes(),
+                kind: record.header.kind,
+                stamp: record.header.stamp,
+            });
             offset_bytes += record.length_bytes();
         }
+        Append {
+            segment: Arc::clone(&open.segment),
+            offset_bytes: open.end_bytes,
+            end_bytes: offset_bytes,
+            headers,
+            entries,
+        }
+    }
+
+    /// The append is on the disk. False when the segment was taken out of use meanwhile: then it counts as failed.
+    pub(crate) fn commit(&mut self, append: &Append, until: Until) -> bool {
+        let Some(open) = self.open.as_mut().filter(|open| Arc::ptr_eq(&open.segment, &append.segment)) else {
+            return false;
+        };
+        assert_eq!(open.end_bytes, append.offset_bytes, "a lane has one writer");
+        open.end_bytes = append.end_bytes;
+        open.entries.extend_from_slice(&append.entries);
+        if until == Until::Synced {
+            open.synced_count = open.entries.len();
+        }
+        true
+    }
+
+    /// Appends records that fit, in one positioned write. On an error nothing may be believed about the range.
+    pub(crate) fn append(&mut self, records: &[Outgoing<'_>]) -> io::Result<Vec<Location>> {
+        let append = self.plan(records);
+        append.segment.file().write_at(append.offset_bytes, &append.pieces(records))?;
+        assert!(self.commit(&append, Until::Written), "the lane is held");
+        Ok(append.locations().collect())
+    }
+}
+
+/// Records on their way into an open segment. The lane need not be held while they are written: nobody else writes to
+/// its segment, and what is written is not known to anybody before `commit`.
+pub(crate) struct Append {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) offset_bytes: u32,
+    end_bytes: u32,
+    headers: Vec<[u8; RECORD_HEADER_BYTES_MAX]>,
+    entries: Vec<FooterEntry>,
+}
+
+impl Append {
+    /// What to write at `offset_bytes`. `records` are those that were planned.
+    pub(crate) fn pieces<'a>(&'a self, records: &[Outgoing<'a>]) -> Vec<IoSlice<'a>> {
+        const ZEROS: [u8; RECORD_ALIGNMENT_BYTES] = [0; RECORD_ALIGNMENT_BYTES];
+        assert_eq!(records.len(), self.entries.len(), "the records that were planned are written");
         let mut pieces = Vec::with_capacity(records.len() * 3);
-        for (record, header) in records.iter().zip(&headers) {
+        for (record, header) in records.iter().zip(&self.headers) {
             let header = &header[..record.header.length_bytes()];
             let padding = record.length_bytes() as usize - header.len() - record.payload.len();
             pieces.extend(
@@ -129,15 +184,17 @@ impl Lane {
                     .map(IoSlice::new),
             );
         }
-        open.segment.file().write_at(open.end_bytes, &pieces)?;
-        open.end_bytes = offset_bytes;
-        open.entries.extend(records.iter().zip(&locations).map(|(record, location)| FooterEntry {
-            key: record.key,
-            offset_bytes: location.offset_bytes(),
-            length_bytes: location.length_bytes(),
-            kind: record.header.kind,
-            stamp: record.header.stamp,
-        }));
-        Ok(locations)
+        pieces
+    }
+
+    /// Where the records stand then.
+    pub(crate) fn locations(&self) -> impl Iterator<Item = Location> + '_ {
+        let number = self.segment.number();
+        self.entries.iter().map(move |entry| location_of(number, entry))
+    }
+
+    /// Bytes of the records.
+    pub(crate) fn length_bytes(&self) -> u32 {
+        self.end_bytes - self.offset_bytes
     }
 }

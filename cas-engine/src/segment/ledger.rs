@@ -19,6 +19,8 @@ use crate::format::segment::LaneClass;
 const RESERVED_FOR_RECLAIM: u32 = 1;
 /// After the disk refused a new segment, how long until it is asked again.
 const GROWTH_RETRY_MS: u64 = 5_000;
+/// After a segment could not be opened for writing, how long until it is tried again.
+const OPENING_RETRY_MS: u64 = 30_000;
 /// A lane that waited so long is told to refuse: readers hold what was reclaimed, or there is nothing to reclaim.
 const WAIT_MS_MAX: u64 = 10_000;
 /// ... and to come back after this.
@@ -59,9 +61,11 @@ struct State {
     sealed: VecDeque<Sealed>,
     draining: Vec<u32>,
     quarantined: Vec<u32>,
+    /// Could not be opened; when each is free again.
+    resting: Vec<(u32, u64)>,
     /// Numbers without a file.
     unmade: Vec<u32>,
-    /// Files on disk.
+    /// Files on disk, and those that are being made.
     file_count: u32,
     next_sequence: u64,
     growth_blocked_until_ms: u64,
@@ -120,7 +124,7 @@ impl Ledger {
     /// A free segment and the sequence of its next life. Makes a file where none is free and the size allows.
     pub(crate) fn take_free(&self, class: LaneClass, now_ms: u64) -> Result<(Arc<Segment>, u64), NoSpace> {
         let mut state = self.state.lock();
-        self.collect_drained(&mut state);
+        self.collect_free(&mut state, now_ms);
         let reserved = if class == LaneClass::Reinserted { 0 } else { RESERVED_FOR_RECLAIM };
         if self.available(&state, now_ms) <= reserved {
             return Err(match state.exhausted_until_ms {
@@ -130,20 +134,36 @@ impl Ledger {
         }
         let number = match state.free.pop_front() {
             Some(number) => number,
-            None => match self.make_file(&mut state) {
-                Ok(number) => number,
-                Err(error) => {
+            None => {
+                let number = state.unmade.pop().expect("`available` counted it");
+                state.file_count += 1;
+                drop(state);
+                // Without the lock, which every upload takes: allocating a file may last.
+                let made = self.make_file(number);
+                state = self.state.lock();
+                if let Err(error) = made {
                     tracing::warn!(event = "growth_refused", %error, "cannot make a segment file; going on with those there are");
+                    state.unmade.push(number);
+                    state.file_count -= 1;
                     state.growth_blocked_until_ms = now_ms + GROWTH_RETRY_MS;
                     return Err(self.wait_for_reclaim(&mut state, now_ms));
                 }
-            },
+                number
+            }
         };
         state.waiting_since_ms = None;
         let sequence = state.next_sequence;
         state.next_sequence += 1;
         let segment = self.segment(number).expect("a free segment has a file");
         Ok((Arc::clone(segment), sequence))
+    }
+
+    /// `number` is the caller's.
+    fn make_file(&self, number: u32) -> io::Result<()> {
+        let file = self.disk.create_segment(number, self.segment_size_bytes)?;
+        let made = self.table[number as usize].set(Arc::new(Segment::new_closed(number, file)));
+        assert!(made.is_ok(), "segment {number} was made twice");
+        Ok(())
     }
 
     fn wait_for_reclaim(&self, state: &mut State, now_ms: u64) -> NoSpace {
@@ -171,17 +191,6 @@ impl Ledger {
         state.sealed.is_empty() && state.draining.is_empty()
     }
 
-    /// Allocating a file happens at most once for each segment of the store, so it may hold the lock.
-    fn make_file(&self, state: &mut State) -> io::Result<u32> {
-        let number = *state.unmade.last().expect("`available` counted it");
-        let file = self.disk.create_segment(number, self.segment_size_bytes)?;
-        state.unmade.pop();
-        state.file_count += 1;
-        let made = self.table[number as usize].set(Arc::new(Segment::new_closed(number, file)));
-        assert!(made.is_ok(), "segment {number} was made twice");
-        Ok(number)
-    }
-
     fn available(&self, state: &State, now_ms: u64) -> u32 {
         let growth = if now_ms < state.growth_blocked_until_ms {
             0
@@ -194,14 +203,14 @@ impl Ledger {
     /// Free segments and files that may still be made.
     pub(crate) fn available_count(&self, now_ms: u64) -> u32 {
         let mut state = self.state.lock();
-        self.collect_drained(&mut state);
+        self.collect_free(&mut state, now_ms);
         self.available(&state, now_ms)
     }
 
     /// True when a lane waits, or fewer than `low_water` segments are available.
     pub(crate) fn needs_reclaim(&self, low_water: u32, now_ms: u64) -> bool {
         let mut state = self.state.lock();
-        self.collect_drained(&mut state);
+        self.collect_free(&mut state, now_ms);
         let available = self.available(&state, now_ms);
         if available > RESERVED_FOR_RECLAIM {
             state.wanted = false;
@@ -231,8 +240,8 @@ impl Ledger {
     /// True when no segment is free, none is about to be, and none can be made: whoever needs one to make one free is stuck.
     pub(crate) fn is_wedged(&self, now_ms: u64) -> bool {
         let mut state = self.state.lock();
-        self.collect_drained(&mut state);
-        self.available(&state, now_ms) == 0 && state.draining.is_empty()
+        self.collect_free(&mut state, now_ms);
+        self.available(&state, now_ms) == 0 && state.draining.is_empty() && state.resting.is_empty()
     }
 
     /// A segment took its last record and has its footer.
@@ -269,6 +278,10 @@ impl Ledger {
     /// Nothing in the index points into the segment any more: it becomes free when its last reader is gone.
     pub(crate) fn release(&self, number: u32) {
         let mut state = self.state.lock();
+        // The scrubber may have met a device's error in it while it was reclaimed.
+        if state.quarantined.contains(&number) {
+            return;
+        }
         state.sealed.retain(|sealed| sealed.number != number);
         state.draining.push(number);
         state.exhausted_until_ms = None;
@@ -283,6 +296,24 @@ impl Ledger {
         let mut state = self.state.lock();
         state.sealed.retain(|sealed| sealed.number != number);
         state.quarantined.push(number);
+    }
+
+    /// It was taken, and could not be opened: it is free again after a while, when the disk may be in a better mood.
+    pub(crate) fn rest(&self, number: u32, now_ms: u64) {
+        self.state.lock().resting.push((number, now_ms + OPENING_RETRY_MS));
+    }
+
+    fn collect_free(&self, state: &mut State, now_ms: u64) {
+        let State { free, resting, .. } = state;
+        resting.retain(|(number, until_ms)| {
+            let rested = now_ms >= *until_ms;
+            if rested {
+                // It was free before those that are.
+                free.push_front(*number);
+            }
+            !rested
+        });
+        self.collect_drained(state);
     }
 
     fn collect_drained(&self, state: &mut State) {
@@ -312,6 +343,11 @@ impl Ledger {
 
     pub(crate) fn sealed_segments(&self) -> Vec<Sealed> {
         self.state.lock().sealed.iter().copied().collect()
+    }
+
+    /// Pins that live now, over all segments.
+    pub(crate) fn pin_count(&self) -> u64 {
+        self.table.iter().filter_map(OnceLock::get).map(|segment| u64::from(segment.pin_count())).sum()
     }
 
     pub(crate) fn counts(&self) -> SegmentCounts {

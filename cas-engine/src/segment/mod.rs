@@ -3,8 +3,9 @@
 //! ```text
 //!          take_free            seal               reclaim           last pin gone
 //!   Free ------------> Open ------------> Sealed ------------> Draining ------------> Free
-//!                        |                   |
-//!                        +---- disk fails ---+----> Quarantined   (not used again before a restart)
+//!     |  ^               |                   |
+//!     v  | a while       +---- disk fails ---+----> Quarantined   (not used again before a restart)
+//!   Resting  (its opening failed)
 //! ```
 //! A reader pins a segment before it looks at its bytes; while a pin lives, published ranges are never written again.
 //! The way to Free goes through [`Segment::close_if_unpinned`], which pins lose against: a pin taken too late is
@@ -15,14 +16,14 @@ pub(crate) mod lease;
 pub(crate) mod ledger;
 pub(crate) mod reclaimer;
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cask_index::Location;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use crate::disk::SegmentFile;
+use crate::disk::{Disk, SegmentFile, SegmentWrite, Until};
 use crate::format::record::RecordPlace;
 
 /// Set in `pins` while the segment is not readable: it is free, or being opened for its next life.
@@ -38,8 +39,45 @@ pub(crate) struct Segment {
     /// Records that are written and not in the index yet. Until there are none the segment is not sealed: reclaim takes
     /// what the index does not know for dead.
     unpublished: AtomicU32,
-    /// The first error of a write or sync. The kernel reports a lost page once, to whoever syncs next; all must know.
+    /// Held while the file is synced: the kernel reports a lost page once, to one of those who sync, and the others may
+    /// not take their syncs for good before they know.
+    syncing: Mutex<()>,
+    /// The first error of a write or sync: for whoever syncs or publishes next.
     failure: Mutex<Option<String>>,
+}
+
+/// A write to one segment, or a sync of it, or both.
+pub(crate) struct SegmentIo<'a> {
+    pub(crate) segment: &'a Segment,
+    pub(crate) offset_bytes: u32,
+    pub(crate) pieces: &'a [IoSlice<'a>],
+    pub(crate) until: Until,
+}
+
+/// Does all of it in one batch of the disk, no segment twice. A segment that failed before fails again and is not
+/// touched.
+pub(crate) fn run_batch(disk: &dyn Disk, batch: &[SegmentIo<'_>]) -> Vec<io::Result<()>> {
+    // By number: whoever else holds several of these locks took them in the same order.
+    let mut synced: Vec<&Segment> = batch.iter().filter(|io| io.until == Until::Synced).map(|io| io.segment).collect();
+    synced.sort_unstable_by_key(|segment| segment.number);
+    let _syncing: Vec<MutexGuard<'_, ()>> = synced.iter().map(|segment| segment.syncing.lock()).collect();
+    let failures: Vec<Option<String>> = batch.iter().map(|io| io.segment.failure()).collect();
+    let mut writes: Vec<SegmentWrite<'_>> = batch
+        .iter()
+        .zip(&failures)
+        .filter(|(_, failure)| failure.is_none())
+        .map(|(io, _)| SegmentWrite::new(io.segment.file(), io.offset_bytes, io.pieces, io.until))
+        .collect();
+    disk.write_batch(&mut writes);
+    let mut results = writes.into_iter().map(|write| write.result);
+    batch
+        .iter()
+        .zip(failures)
+        .map(|(io, failure)| match failure {
+            Some(failure) => Err(io::Error::other(failure)),
+            None => results.next().expect("a result a write").inspect_err(|error| io.segment.fail(error)),
+        })
+        .collect()
 }
 
 impl Segment {
@@ -51,6 +89,7 @@ impl Segment {
             sequence: AtomicU64::new(0),
             pins: AtomicU32::new(CLOSED),
             unpublished: AtomicU32::new(0),
+            syncing: Mutex::new(()),
             failure: Mutex::new(None),
         }
     }
@@ -65,15 +104,21 @@ impl Segment {
 
     /// Makes all completed writes durable. Once this has failed, or a write has, it fails for ever.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        let mut failure = self.failure.lock();
-        if let Some(failure) = &*failure {
-            return Err(io::Error::other(failure.clone()));
+        let _syncing = self.syncing.lock();
+        match self.failure() {
+            Some(failure) => Err(io::Error::other(failure)),
+            None => self.file.sync().inspect_err(|error| self.fail(error)),
         }
-        self.file.sync().inspect_err(|error| *failure = Some(error.to_string()))
     }
 
     pub(crate) fn fail(&self, error: &io::Error) {
         self.failure.lock().get_or_insert_with(|| error.to_string());
+    }
+
+    /// A new life begins, and all that is on the file is to be written anew: what failed before says nothing of it. The
+    /// caller owns the segment, which is closed.
+    pub(crate) fn forget_failure(&self) {
+        *self.failure.lock() = None;
     }
 
     /// The error after which nothing written here may be promised.
@@ -95,6 +140,11 @@ impl Segment {
     /// Ends the life if nobody looks; afterwards no pin is given until `open_life`.
     pub(crate) fn close_if_unpinned(&self) -> bool {
         self.pins.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Pins that live now.
+    pub(crate) fn pin_count(&self) -> u32 {
+        self.pins.load(Ordering::Relaxed) & !CLOSED
     }
 
     pub(crate) fn written(&self, record_count: usize) {

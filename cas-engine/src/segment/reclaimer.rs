@@ -129,7 +129,7 @@ impl Core {
 
     /// `None`: not now; the ledger knows when to look again.
     fn judge_segment(&self, sealed: Sealed, now_ms: u64) -> Option<Judged> {
-        let Some(footer) = self.read_footer(sealed) else {
+        let Some(footer) = self.read_footer(sealed).or_else(|| self.restore_footer(sealed)) else {
             tracing::error!(
                 event = "footer_unreadable",
                 segment = sealed.number,

@@ -1,14 +1,15 @@
 //! A store under a test's control: its folder, its clock, its steps.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use cask_engine::clock::Clock;
 use cask_engine::disk::folder::FolderDisk;
-use cask_engine::{BeginUpload, Engine, EngineError, EngineOptions, OpenReport, Stepper, WriterStep};
+use cask_engine::{BeginUpload, DiskAdapter, Engine, EngineError, EngineOptions, OpenReport, Stepper, WriterStep};
 use cask_index::{Digest, DigestFunction};
 use sha2::Digest as _;
 
@@ -18,6 +19,10 @@ pub const MIB: u64 = 1 << 20;
 pub struct ManualClock(AtomicU64);
 
 impl ManualClock {
+    pub fn at(now_ms: u64) -> Self {
+        Self(AtomicU64::new(now_ms))
+    }
+
     pub fn advance(&self, by: Duration) {
         self.0.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
     }
@@ -47,6 +52,27 @@ pub fn data(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
+/// `over_uring.rs` compiles the tests of its neighbours once more: there they write through io_uring.
+fn adapter() -> DiskAdapter {
+    if module_path!().starts_with("over_uring::") && uring_is_available() {
+        DiskAdapter::Uring
+    } else {
+        DiskAdapter::Positioned
+    }
+}
+
+/// Where it is not, a line on standard error says so, which the test harness does not catch.
+#[expect(clippy::explicit_write, reason = "the harness swallows what the macros print")]
+pub fn uring_is_available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let Err(error) = FolderDisk::open_with(folder.path(), DiskAdapter::Uring) else { return true };
+        writeln!(std::io::stderr(), "SKIPPED: nothing is tested over io_uring here: {error}").unwrap();
+        false
+    })
+}
+
 /// A small store: 1 MiB segments, 64 KiB parts, no promises unless asked for.
 pub fn small(max_size_mib: u64) -> EngineOptions {
     EngineOptions {
@@ -54,6 +80,7 @@ pub fn small(max_size_mib: u64) -> EngineOptions {
         lease_floor: Duration::ZERO,
         segment_size_bytes: Some(MIB as u32),
         index_capacity: Some(100_000),
+        disk_adapter: adapter(),
         ..EngineOptions::new(max_size_mib * MIB)
     }
 }
@@ -194,7 +221,7 @@ pub fn segment_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn open(folder: &Path, options: &EngineOptions, clock: &Arc<ManualClock>) -> (Engine, Stepper, OpenReport) {
-    let disk = Arc::new(FolderDisk::open(folder).unwrap());
+    let disk = Arc::new(FolderDisk::open_with(folder, options.disk_adapter).unwrap());
     let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
     Engine::open_stepped(disk, options, clock, &[7; 56]).unwrap()
 }

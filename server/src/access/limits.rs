@@ -8,16 +8,30 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
+use super::yielding::YieldingBudget;
+
 /// The edge's bounds. `Default` is what a server of a few hundred developers runs with.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_field_names, reason = "names carry their bound last")]
 pub(crate) struct Limits {
     /// Advertised: the most blob bytes one batch request may carry or ask for. Below gRPC's usual 4 MiB message bound by
     /// enough slack for the digests and statuses around the bytes.
     pub(crate) batch_total_size_bytes_max: u64,
-    /// The largest message decoded. Well above the batch limit, because clients send `WriteRequest`s of a whole batch limit and
-    /// because a decoder's refusal carries a code that misleads them.
+    /// The largest message of a method that carries blobs or lists of digests: the batch limit and, on top of it, what frames
+    /// very many small blobs.
     pub(crate) message_size_bytes_max: usize,
+    /// The largest `WriteRequest`: clients send pieces of up to a whole batch limit, or just under gRPC's usual 4 MiB.
+    pub(crate) write_message_size_bytes_max: usize,
+    /// The largest message of a method that only names something.
+    pub(crate) name_message_size_bytes_max: usize,
+    /// Bytes of messages being received, and of requests whose answer is not sent yet, over all clients.
+    pub(crate) message_bytes_max: usize,
+    /// The same for messages of up to [`SMALL_MESSAGE_BYTES_MAX`], which large ones must not keep out.
+    pub(crate) small_message_bytes_max: usize,
+    /// How long a message may be on its way, and a part of an upload be filled, before it can be asked to give way to others
+    /// that wait for its memory.
+    pub(crate) piece_patience: Duration,
+    /// Bytes of answers that are not slices of the store and wait for their clients to take them.
+    pub(crate) answer_bytes_max: usize,
     /// The largest message sent to a client that did not ask for more: what stock gRPC clients accept (4 MiB), less slack.
     pub(crate) response_size_bytes_max: usize,
     /// Streaming uploads open at once; parked ones are not counted here.
@@ -53,7 +67,13 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             batch_total_size_bytes_max: (4 * MIB - 64 * 1024) as u64,
-            message_size_bytes_max: 16 * MIB,
+            message_size_bytes_max: 8 * MIB,
+            write_message_size_bytes_max: 4 * MIB + 64 * 1024,
+            name_message_size_bytes_max: 64 * 1024,
+            message_bytes_max: 256 * MIB,
+            small_message_bytes_max: 64 * MIB,
+            piece_patience: Duration::from_secs(5),
+            answer_bytes_max: 256 * MIB,
             response_size_bytes_max: 4 * MIB - 8 * 1024,
             concurrent_uploads_max: 4096,
             staged_bytes_max: 256 * MIB,
@@ -75,6 +95,12 @@ impl Default for Limits {
 
 /// What counts as small when upload bytes are paid for.
 pub(crate) const SMALL_PART_BYTES_MAX: usize = 32 * 1024;
+
+/// What counts as small when messages are paid for.
+pub(crate) const SMALL_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Messages that cost nothing: a call's own buffers take as much.
+pub(crate) const FREE_MESSAGE_BYTES_MAX: usize = 8 * 1024;
 
 /// A place in a budget; dropping it gives the place back.
 #[derive(Debug)]
@@ -126,6 +152,15 @@ impl Budget {
         }
     }
 
+    /// How much is taken now.
+    pub(crate) fn used(&self) -> usize {
+        self.limit - self.semaphore.available_permits().min(self.limit)
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// More than the whole budget is the whole budget: the request runs alone instead of never.
     fn clamp(&self, count: usize) -> u32 {
         u32::try_from(count.min(self.limit)).expect("a budget's limit fits u32")
@@ -137,9 +172,14 @@ impl Budget {
 pub(crate) struct Budgets {
     pub(crate) uploads: Budget,
     /// For parts above [`SMALL_PART_BYTES_MAX`].
-    pub(crate) staged_bytes: Budget,
+    pub(crate) staged_bytes: YieldingBudget,
     /// For the others: however many large uploads crawl, small blobs and action results get through.
-    pub(crate) small_staged_bytes: Budget,
+    pub(crate) small_staged_bytes: YieldingBudget,
+    /// For messages above [`SMALL_MESSAGE_BYTES_MAX`].
+    pub(crate) message_bytes: YieldingBudget,
+    /// For the others.
+    pub(crate) small_message_bytes: YieldingBudget,
+    pub(crate) answer_bytes: Budget,
     pub(crate) trees: Budget,
     pub(crate) listings: Budget,
 }
@@ -147,13 +187,41 @@ pub(crate) struct Budgets {
 impl Budgets {
     pub(crate) fn new(limits: &Limits) -> Budgets {
         let wait_max = limits.budget_wait_max;
+        let yielding = |what, limit| YieldingBudget::new(Budget::new(what, limit, wait_max), limits.piece_patience);
         Budgets {
             uploads: Budget::new("open uploads", limits.concurrent_uploads_max, wait_max),
-            staged_bytes: Budget::new("staged upload bytes", limits.staged_bytes_max, wait_max),
-            small_staged_bytes: Budget::new("staged bytes of small uploads", limits.small_staged_bytes_max, wait_max),
+            staged_bytes: yielding("staged upload bytes", limits.staged_bytes_max),
+            small_staged_bytes: yielding("staged bytes of small uploads", limits.small_staged_bytes_max),
+            message_bytes: yielding("bytes of messages being received", limits.message_bytes_max),
+            small_message_bytes: yielding("bytes of small messages being received", limits.small_message_bytes_max),
+            answer_bytes: Budget::new("bytes of answers on their way", limits.answer_bytes_max, wait_max),
             trees: Budget::new("opened trees", limits.concurrent_trees_max, wait_max),
             listings: Budget::new("tree listings", limits.concurrent_listings_max, wait_max),
         }
+    }
+
+    /// Where a message of `bytes` is paid for.
+    pub(crate) fn messages(&self, bytes: usize) -> &YieldingBudget {
+        if bytes <= SMALL_MESSAGE_BYTES_MAX { &self.small_message_bytes } else { &self.message_bytes }
+    }
+
+    /// Where upload bytes are paid for.
+    pub(crate) fn staging(&self, bytes: usize) -> &YieldingBudget {
+        if bytes <= SMALL_PART_BYTES_MAX { &self.small_staged_bytes } else { &self.staged_bytes }
+    }
+
+    /// All of them by name, for the metrics.
+    pub(crate) fn all(&self) -> [(&'static str, &Budget); 8] {
+        [
+            ("uploads", &self.uploads),
+            ("staged_bytes", self.staged_bytes.budget()),
+            ("small_staged_bytes", self.small_staged_bytes.budget()),
+            ("message_bytes", self.message_bytes.budget()),
+            ("small_message_bytes", self.small_message_bytes.budget()),
+            ("answer_bytes", &self.answer_bytes),
+            ("trees", &self.trees),
+            ("listings", &self.listings),
+        ]
     }
 }
 

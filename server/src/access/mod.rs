@@ -1,3 +1,4 @@
 //! Who may do what, and how much of it.
 
 pub(crate) mod limits;
+pub(crate) mod yielding;

@@ -20,9 +20,10 @@ pub(crate) use self::action::{ActionError, InlineOptions};
 use self::parking::Parking;
 pub(crate) use self::read::BlobStream;
 pub(crate) use self::resumable::StartError;
-pub(crate) use self::upload::PendingPut;
 use self::upload::StagedUpload;
-use crate::access::limits::{Budgets, Limits, OverBudget, Permit, SMALL_PART_BYTES_MAX};
+pub(crate) use self::upload::{PendingPut, too_slow};
+use crate::access::limits::{Budgets, Limits, OverBudget, Permit};
+use crate::access::yielding::Holding;
 
 /// The digest functions that blobs may be stored under; the first is what clients use that do not choose.
 pub(crate) const DIGEST_FUNCTIONS: &[DigestFunction] = &[DigestFunction::Sha256];
@@ -55,19 +56,41 @@ impl Cache {
         &self.shared.limits
     }
 
+    /// The shared budgets. Those of messages are for the transport, which pays before anything is decoded.
+    pub(crate) fn budgets(&self) -> &Budgets {
+        &self.shared.budgets
+    }
+
+    /// Interrupted uploads that wait to be resumed: how many, and the staged bytes that they hold.
+    pub(crate) fn parked(&self) -> (usize, usize) {
+        self.shared.parking.counts()
+    }
+
+    /// Pays for a message of `bytes` that is received whole.
+    pub(crate) async fn message_room(&self, bytes: usize) -> Result<Holding, EngineError> {
+        self.shared.budgets.messages(bytes).take(bytes).await.map_err(over_budget)
+    }
+
+    /// Pays for an answer of `bytes` that is built in memory; belongs to the response's extensions, where the transport keeps it
+    /// until the client has taken the answer.
+    pub(crate) async fn answer_room(&self, bytes: usize) -> Result<AnswerPermit, EngineError> {
+        let permit = self.shared.budgets.answer_bytes.take(bytes).await.map_err(over_budget)?;
+        Ok(AnswerPermit { _permit: Arc::new(permit) })
+    }
+
     /// A place among the open uploads.
     async fn upload_slot(&self) -> Result<Permit, EngineError> {
         self.shared.budgets.uploads.take(1).await.map_err(over_budget)
     }
 
     /// Pays for upload bytes in memory. When the budget is full, parked uploads go first, the oldest before the others: an
-    /// upload somebody is sending is worth more than one that somebody may come back to.
-    async fn stage(&self, bytes: usize) -> Result<Permit, EngineError> {
-        let budgets = &self.shared.budgets;
-        let budget = if bytes <= SMALL_PART_BYTES_MAX { &budgets.small_staged_bytes } else { &budgets.staged_bytes };
+    /// upload somebody is sending is worth more than one that somebody may come back to. Then those are asked to give way whose
+    /// part has been filling for too long.
+    async fn stage(&self, bytes: usize) -> Result<Holding, EngineError> {
+        let budget = self.shared.budgets.staging(bytes);
         loop {
-            if let Some(permit) = budget.try_take(bytes) {
-                return Ok(permit);
+            if let Some(holding) = budget.try_take(bytes) {
+                return Ok(holding);
             }
             if !self.shared.parking.drop_oldest() {
                 return budget.take(bytes).await.map_err(over_budget);
@@ -84,6 +107,12 @@ impl Cache {
     async fn tree_slot(&self) -> Result<Permit, EngineError> {
         self.shared.budgets.trees.take(1).await.map_err(over_budget)
     }
+}
+
+/// Room for an answer, for as long as a clone lives.
+#[derive(Clone, Debug)]
+pub(crate) struct AnswerPermit {
+    _permit: Arc<Permit>,
 }
 
 /// A full budget of the server looks like a full store to a client: nothing is wrong with the request, try again later.

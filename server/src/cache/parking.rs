@@ -36,6 +36,8 @@ struct Names<S> {
     parked: BTreeMap<u64, Arc<WriteName>>,
     parked_bytes: usize,
     next_ticket: u64,
+    /// Somebody frees in time what nobody comes back for.
+    is_swept: bool,
 }
 
 enum Entry<S> {
@@ -89,12 +91,35 @@ pub(crate) struct Handover {
 
 impl<S> Parking<S> {
     pub(crate) fn new(count_max: usize, bytes_max: usize, age_max: Duration) -> Parking<S> {
-        let names = Names { entries: HashMap::new(), parked: BTreeMap::new(), parked_bytes: 0, next_ticket: 0 };
+        let names = Names {
+            entries: HashMap::new(),
+            parked: BTreeMap::new(),
+            parked_bytes: 0,
+            next_ticket: 0,
+            is_swept: false,
+        };
         Parking { count_max, bytes_max, age_max, names: Mutex::new(names) }
     }
 
-    pub(crate) fn age_max(&self) -> Duration {
-        self.age_max
+    /// How many uploads are parked, and the bytes that they hold.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let names = self.names.lock();
+        (names.parked.len(), names.parked_bytes)
+    }
+
+    /// True when something is parked and nobody sweeps: the caller does from now on.
+    pub(crate) fn begin_sweep(&self) -> bool {
+        let mut names = self.names.lock();
+        !names.parked.is_empty() && !std::mem::replace(&mut names.is_swept, true)
+    }
+
+    /// Throws out what is too old. `Some`: when to come again; `None`: nothing is parked, and the sweep has ended.
+    pub(crate) fn sweep(&self) -> Option<Instant> {
+        drop(self.expire());
+        let mut names = self.names.lock();
+        let next = names.oldest_since().map(|since| since + self.age_max);
+        names.is_swept = next.is_some();
+        next
     }
 
     /// A writer begins at offset 0, whatever was known of the name.
@@ -180,14 +205,20 @@ impl<S> Parking<S> {
         }
     }
 
+    /// The blob has come another way: what is parked under the name goes. A live writer stays.
+    pub(crate) fn forget(&self, name: &WriteName) {
+        let parked = self.names.lock().take_parked(name);
+        drop(parked);
+    }
+
     /// Throws out the upload parked longest ago; false when none is parked.
     pub(crate) fn drop_oldest(&self) -> bool {
         let oldest = self.names.lock().take_oldest();
         oldest.is_some()
     }
 
-    /// Takes out what has been parked for too long. Every other call does it too; this one is for a timer.
-    pub(crate) fn expire(&self) -> Vec<S> {
+    /// Takes out what has been parked for too long.
+    fn expire(&self) -> Vec<S> {
         let now = Instant::now();
         let mut names = self.names.lock();
         let mut expired = Vec::new();
@@ -380,6 +411,26 @@ mod tests {
         assert_eq!(parking.query(&name("u", 2)), Some(7));
         tokio::time::advance(AGE_MAX / 2).await;
         assert_eq!(parking.expire(), ["younger"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_sweep_at_a_time_lives_while_something_is_parked() {
+        let parking = parking();
+        assert!(!parking.begin_sweep(), "nothing is parked");
+        park(&parking, name("u", 1), "older", 7, 10);
+        let begun = Instant::now();
+        assert!(parking.begin_sweep());
+        tokio::time::advance(AGE_MAX / 2).await;
+        park(&parking, name("u", 2), "younger", 7, 10);
+        assert!(!parking.begin_sweep(), "it is swept already");
+        assert_eq!(parking.sweep(), Some(begun + AGE_MAX));
+        tokio::time::advance(AGE_MAX / 2).await;
+        assert_eq!(parking.sweep(), Some(begun + AGE_MAX / 2 * 3));
+        assert_eq!(parking.counts(), (1, 10));
+        tokio::time::advance(AGE_MAX / 2).await;
+        assert_eq!(parking.sweep(), None);
+        park(&parking, name("u", 3), "newest", 7, 10);
+        assert!(parking.begin_sweep());
     }
 
     #[tokio::test(start_paused = true)]

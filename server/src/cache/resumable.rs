@@ -49,7 +49,11 @@ impl Cache {
         offset: u64,
     ) -> Result<Option<ResumableUpload>, StartError> {
         if offset == 0 {
-            let Some(session) = self.begin_upload(name.digest).await? else { return Ok(None) };
+            let Some(session) = self.begin_upload(name.digest).await? else {
+                // What is parked under the name is of no use any more.
+                self.shared.parking.forget(&name);
+                return Ok(None);
+            };
             let ticket = self.shared.parking.open(name);
             return Ok(Some(ResumableUpload::new(self.clone(), session, ticket, 0)));
         }
@@ -121,6 +125,11 @@ impl ResumableUpload {
         }
     }
 
+    /// Ready when others need the memory of the part that this upload fills too slowly. Cancel-safe.
+    pub(crate) async fn asked_to_end(&self) {
+        self.session.as_ref().expect(NOT_ENDED).asked_to_end().await;
+    }
+
     /// Returns when another stream wants to go on with this upload: drop it then. Cancel-safe.
     pub(crate) async fn give_way(&self) {
         self.ticket.as_ref().expect(NOT_ENDED).give_way().await;
@@ -141,20 +150,23 @@ impl Drop for ResumableUpload {
             let staged = session.into_staged();
             let held_bytes = staged.held_bytes();
             self.cache.shared.parking.park(ticket, staged, held_bytes);
-            expire_later(&self.cache.shared);
+            sweep_later(&self.cache.shared);
         }
     }
 }
 
-/// Frees what is parked now when it has become too old, even if no request comes by.
-fn expire_later(shared: &Arc<Shared>) {
+/// Sees to it that what is parked is freed when it has become too old, even if no request comes by: one task at a time, that
+/// lives while something is parked.
+fn sweep_later(shared: &Arc<Shared>) {
     // Without a runtime the server is going down, and everything with it.
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-    let (age_max, shared) = (shared.parking.age_max(), Arc::downgrade(shared));
+    if !shared.parking.begin_sweep() {
+        return;
+    }
+    let shared = Arc::downgrade(shared);
     runtime.spawn(async move {
-        tokio::time::sleep(age_max).await;
-        if let Some(shared) = shared.upgrade() {
-            drop(shared.parking.expire());
+        while let Some(next) = shared.upgrade().and_then(|shared| shared.parking.sweep()) {
+            tokio::time::sleep_until(next).await;
         }
     });
 }

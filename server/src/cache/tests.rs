@@ -110,7 +110,7 @@ impl Fixture {
     /// Every budget is full again and the engine knows of no upload.
     fn assert_nothing_held(&self) {
         let budgets = &self.cache.shared.budgets;
-        assert!(budgets.staged_bytes.try_take(STAGED_BYTES_MAX).is_some(), "staged bytes leaked");
+        assert!(budgets.staged_bytes.budget().try_take(STAGED_BYTES_MAX).is_some(), "staged bytes leaked");
         assert!(budgets.uploads.try_take(4).is_some(), "an upload slot leaked");
         assert_eq!(self.cache.engine().stats().uploads_open, 0);
     }
@@ -150,7 +150,7 @@ async fn a_session_has_one_part_in_flight_and_holds_two() {
     // Nothing is written by the engine yet: one part goes on its way, the second is filled and waits for it.
     assert!(timeout(A_WHILE, session.write(&data)).await.is_err());
     assert_eq!(session.received_bytes(), 2 * PART as u64);
-    assert!(fixture.cache.shared.budgets.staged_bytes.try_take(1).is_none());
+    assert!(fixture.cache.shared.budgets.staged_bytes.budget().try_take(1).is_none());
     // The write was cancelled where it stood; the session goes on exactly there.
     fixture.drive(session.write(&data[2 * PART..])).await.unwrap();
     fixture.drive(session.finish()).await.unwrap();
@@ -221,11 +221,70 @@ async fn large_uploads_that_crawl_do_not_keep_small_ones_out() {
     let (large, small) = (content(4, 3 * PART), content(5, 1000));
     let mut holder = fixture.cache.begin_upload(digest_of(&large)).await.unwrap().unwrap();
     assert!(timeout(A_WHILE, holder.write(&large)).await.is_err());
-    assert!(fixture.cache.shared.budgets.staged_bytes.try_take(1).is_none());
+    assert!(fixture.cache.shared.budgets.staged_bytes.budget().try_take(1).is_none());
     let mut session = fixture.cache.begin_upload(digest_of(&small)).await.unwrap().unwrap();
     session.write(&small).await.unwrap();
     drop(holder);
     fixture.drive(session.finish()).await.unwrap();
+    fixture.assert_nothing_held();
+}
+
+/// A client that sends a byte now and then holds memory that others wait for.
+#[tokio::test(start_paused = true)]
+async fn a_part_that_crawls_gives_way_to_who_waits() {
+    let fixture = Fixture::new();
+    let blobs = [content(20, PART), content(21, PART), content(22, 2 * PART)];
+    let mut slow = fixture.cache.begin_upload(digest_of(&blobs[0])).await.unwrap().unwrap();
+    slow.write(&blobs[0][..1]).await.unwrap();
+    tokio::time::sleep(fixture.cache.limits().piece_patience).await;
+    let mut younger = fixture.cache.begin_upload(digest_of(&blobs[1])).await.unwrap().unwrap();
+    younger.write(&blobs[1][..1]).await.unwrap();
+    // A trickle does not help it: what counts is when the part was begun.
+    slow.write(&blobs[0][1..2]).await.unwrap();
+    assert!(timeout(A_WHILE, slow.asked_to_end()).await.is_err(), "nobody waits yet");
+
+    let mut waiting = fixture.cache.begin_upload(digest_of(&blobs[2])).await.unwrap().unwrap();
+    let gives_way = async {
+        slow.asked_to_end().await;
+        drop(slow);
+    };
+    let (written, ()) = tokio::join!(waiting.write(&blobs[2][..10]), gives_way);
+    written.unwrap();
+    assert!(timeout(A_WHILE, younger.asked_to_end()).await.is_err(), "the younger one keeps its place");
+    drop((younger, waiting));
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_parked_is_swept_by_one_task() {
+    let fixture = Fixture::new();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for seed in 30..60 {
+        let data = content(seed, 1000);
+        let mut upload = fixture.cache.start_upload(name("u", digest_of(&data)), 0).await.unwrap().unwrap();
+        upload.write(&data[..10]).await.unwrap();
+        drop(upload);
+    }
+    assert_eq!(fixture.cache.parked(), (30, 30 * 1000));
+    assert_eq!(tasks(), before + 1);
+    tokio::time::sleep(fixture.cache.limits().parked_age_max + A_WHILE).await;
+    assert_eq!((fixture.cache.parked(), tasks()), ((0, 0), before));
+    fixture.assert_nothing_held();
+}
+
+/// A blob that came another way leaves nothing of the upload that was cut off before.
+#[tokio::test(start_paused = true)]
+async fn what_is_parked_of_a_blob_that_is_there_is_forgotten_when_its_client_comes_back() {
+    let fixture = Fixture::new();
+    let data = content(61, 1000);
+    let upload = || fixture.cache.start_upload(name("u", digest_of(&data)), 0);
+    let mut cut_off = upload().await.unwrap().unwrap();
+    cut_off.write(&data[..10]).await.unwrap();
+    drop(cut_off);
+    fixture.store(&data).await;
+    assert_eq!(fixture.cache.parked().0, 1);
+    assert!(upload().await.unwrap().is_none());
     fixture.assert_nothing_held();
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::Cache;
 use crate::access::limits::Permit;
+use crate::access::yielding::Holding;
 
 /// One open upload. Dropping it abandons the upload.
 pub(crate) struct UploadSession {
@@ -27,8 +28,8 @@ pub(crate) struct UploadSession {
 /// What stays of an upload while nobody writes to it.
 pub(crate) struct StagedUpload {
     upload: Upload,
-    /// Pays for the part that is being filled; `None` until its first byte.
-    part_permit: Option<(Permit, usize)>,
+    /// Pays for the part that is being filled, so many bytes; `None` until its first byte.
+    part: Option<(Holding, usize)>,
     /// The outcome of the part last handed to the engine, until it has been looked at.
     in_flight: Option<oneshot::Receiver<Result<(), EngineError>>>,
 }
@@ -45,7 +46,7 @@ impl Cache {
         match self.engine().begin_upload(digest)? {
             BeginUpload::Present => Ok(None),
             BeginUpload::Upload(upload) => {
-                let staged = StagedUpload { upload, part_permit: None, in_flight: None };
+                let staged = StagedUpload { upload, part: None, in_flight: None };
                 Ok(Some(UploadSession { cache: self.clone(), staged, _slot: slot }))
             }
         }
@@ -63,8 +64,8 @@ impl Cache {
 
     /// As `put`, but returns when the engine has taken the bytes, so that several puts share one group commit.
     pub(crate) async fn begin_put(&self, digest: Digest, data: &[u8]) -> Result<PendingPut, EngineError> {
-        let permit = self.stage(data.len()).await?;
-        let (done, told) = completion(Some(permit));
+        let holding = self.stage(data.len()).await?;
+        let (done, told) = completion(Some(holding.into_permit()));
         self.engine().put(digest, data, done);
         Ok(PendingPut { told })
     }
@@ -113,10 +114,19 @@ impl UploadSession {
     /// the engine has taken the last part, dropping the future no longer undoes the upload.
     pub(crate) async fn finish(mut self) -> Result<(), EngineError> {
         self.settle().await?;
-        let StagedUpload { upload, part_permit, in_flight: _ } = self.staged;
-        let (done, stored) = completion(part_permit.map(|(permit, _)| permit));
+        let StagedUpload { upload, part, in_flight: _ } = self.staged;
+        let (done, stored) = completion(part.map(|(holding, _)| holding.into_permit()));
         upload.finish(done)?;
         outcome(stored).await
+    }
+
+    /// Ready when others need the memory of the part that this upload fills too slowly: end it then, with [`too_slow`].
+    /// Cancel-safe.
+    pub(crate) async fn asked_to_end(&self) {
+        match &self.staged.part {
+            Some((holding, _)) => holding.asked().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Gives up the place among the open uploads and keeps what was received.
@@ -126,7 +136,7 @@ impl UploadSession {
 
     async fn flush_part(&mut self) -> Result<(), EngineError> {
         self.settle().await?;
-        let permit = self.staged.part_permit.take().map(|(permit, _)| permit);
+        let permit = self.staged.part.take().map(|(holding, _)| holding.into_permit());
         let (done, written) = completion(permit);
         self.staged.upload.flush_part(done);
         self.staged.in_flight = Some(written);
@@ -144,12 +154,12 @@ impl UploadSession {
     }
 
     async fn pay_for_part(&mut self) -> Result<(), EngineError> {
-        if self.staged.part_permit.is_none() {
+        if self.staged.part.is_none() {
             let missing_bytes = self.staged.upload.digest().size_bytes() - self.received_bytes();
             let part_bytes =
                 usize::try_from(missing_bytes).unwrap_or(usize::MAX).min(self.cache.engine().part_size_bytes());
-            let permit = self.cache.stage(part_bytes).await?;
-            self.staged.part_permit = Some((permit, part_bytes));
+            let holding = self.cache.stage(part_bytes).await?;
+            self.staged.part = Some((holding, part_bytes));
         }
         Ok(())
     }
@@ -158,7 +168,15 @@ impl UploadSession {
 impl StagedUpload {
     /// Bytes of the staging budget that it holds while parked.
     pub(super) fn held_bytes(&self) -> usize {
-        self.part_permit.as_ref().map_or(0, |(_, bytes)| *bytes)
+        self.part.as_ref().map_or(0, |(_, bytes)| *bytes)
+    }
+}
+
+/// What an upload is told that has to make room for others.
+pub(crate) fn too_slow() -> EngineError {
+    EngineError::Full {
+        retry_after: std::time::Duration::from_secs(1),
+        advice: "the server is short of memory for uploads and this one came too slowly".to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@ mod banner;
 mod capabilities;
 mod download;
 mod find_missing;
+mod fsck;
 mod remote;
 mod serve;
 mod upload;
@@ -30,6 +31,7 @@ enum Verb {
     Download(download::DownloadArguments),
     FindMissing(find_missing::FindMissingArguments),
     Capabilities(capabilities::CapabilitiesArguments),
+    Fsck(fsck::FsckArguments),
 }
 
 /// Why a command ended without doing what it was asked.
@@ -55,6 +57,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Verb::Download(arguments)) => download::run(arguments),
         Some(Verb::FindMissing(arguments)) => find_missing::run(arguments),
         Some(Verb::Capabilities(arguments)) => capabilities::run(arguments),
+        Some(Verb::Fsck(arguments)) => fsck::run(&arguments),
         None => {
             // Printing can only fail for want of a reader.
             let _ = CommandLine::command().print_help();

@@ -21,7 +21,7 @@ use super::Failure;
 use super::banner::Banner;
 use crate::access::limits::Limits;
 use crate::cache::Cache;
-use crate::config::{Config, Durability, Settings, Surroundings};
+use crate::config::{Config, DiskAdapter, Durability, Settings, Surroundings};
 use crate::http_cache::HttpCache;
 use crate::observe::pages::Pages;
 use crate::observe::requests::RequestCounts;
@@ -162,9 +162,15 @@ fn open_store(config: &Config) -> Result<Engine, Failure> {
     let mut options = EngineOptions::new(config.max_size.0);
     options.lease = config.lease.0;
     options.lease_floor = config.lease_floor.0;
+    options.scrub_period = config.scrub_period.0;
     options.durability = match config.durability {
         Durability::Written => cask_engine::Durability::Written,
         Durability::Synced => cask_engine::Durability::Synced,
+    };
+    options.disk_adapter = match config.disk_adapter {
+        DiskAdapter::Auto => cask_engine::DiskAdapter::Auto,
+        DiskAdapter::Uring => cask_engine::DiskAdapter::Uring,
+        DiskAdapter::Positioned => cask_engine::DiskAdapter::Positioned,
     };
     let patience = Instant::now() + PREDECESSOR_WAIT_MAX;
     loop {
@@ -182,14 +188,16 @@ fn assemble(engine: &Engine, config: &Config, readiness: watch::Receiver<Readine
     }
     if let Some(size) = config.max_staged {
         limits.staged_bytes_max = usize::try_from(size.0).unwrap_or(usize::MAX);
+        limits.message_bytes_max = limits.staged_bytes_max;
     }
     let cache = Cache::new(engine.clone(), limits);
     let requests = Arc::new(RequestCounts::new(&crate::service::FILE_DESCRIPTOR_SETS));
     Dispatch {
         routes: crate::service::routes(&cache, readiness.clone()),
-        http_cache: HttpCache::new(cache),
-        pages: Arc::new(Pages::new(engine.clone(), Arc::clone(&requests), readiness)),
+        http_cache: HttpCache::new(cache.clone()),
+        pages: Arc::new(Pages::new(cache.clone(), Arc::clone(&requests), readiness)),
         requests,
+        cache,
     }
 }
 

@@ -82,6 +82,8 @@ mod tests {
             lease = "8h"
             lease_floor = "0s"
             durability = "synced"
+            scrub_period = "30d"
+            disk_adapter = "uring"
             log_format = "json"
             drain_timeout = "5s"
             max_connections = 7
@@ -111,6 +113,10 @@ mod tests {
                 "cask.toml: line 1: invalid type: integer `4`, expected a length of time such as \"4h\", \"10m\" or \"90s\"",
             ),
             ("durability = \"fsync\"", "cask.toml: line 1: unknown variant `fsync`, expected `written` or `synced`"),
+            (
+                "disk_adapter = \"io_uring\"",
+                "cask.toml: line 1: unknown variant `io_uring`, expected one of `auto`, `uring`, `positioned`",
+            ),
         ] {
             assert_eq!(error_of(text), message);
         }

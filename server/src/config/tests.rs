@@ -12,6 +12,8 @@ impl Settings {
             ("lease", self.lease.is_none()),
             ("lease_floor", self.lease_floor.is_none()),
             ("durability", self.durability.is_none()),
+            ("scrub_period", self.scrub_period.is_none()),
+            ("disk_adapter", self.disk_adapter.is_none()),
             ("log_format", self.log_format.is_none()),
             ("drain_timeout", self.drain_timeout.is_none()),
             ("max_connections", self.max_connections.is_none()),
@@ -42,7 +44,8 @@ fn nothing_said_gives_the_laptop_defaults() {
     assert_eq!(config.dir, Path::new("/home/u/.cache/cask"));
     assert_eq!(config.max_size, ByteSize(50 * GIB));
     assert_eq!((config.lease, config.lease_floor), (span("4h"), span("10m")));
-    assert_eq!(config.durability, Durability::Written);
+    assert_eq!(config.scrub_period, span("14d"));
+    assert_eq!((config.durability, config.disk_adapter), (Durability::Written, DiskAdapter::Auto));
     assert!(config.warnings.is_empty());
 }
 
@@ -81,12 +84,12 @@ fn a_flag_beats_the_file_and_the_file_the_default() {
 fn a_source_that_says_everything_leaves_nothing_to_the_weaker() {
     let all = |text: &str| file::parse(Path::new("cask.toml"), text).expect("settings");
     let one = all(
-        "listen = \"a:1\"\ndir = \"/a\"\nmax_size = 1\nlease = \"1h\"\nlease_floor = \"1m\"\ndurability = \"written\"\n\
-                   log_format = \"text\"\ndrain_timeout = \"1s\"\nmax_connections = 1\nmax_uploads = 1\nmax_staged = 1",
+        "listen = \"a:1\"\ndir = \"/a\"\nmax_size = 1\nlease = \"1h\"\nlease_floor = \"1m\"\ndurability = \"written\"\nscrub_period = \"1d\"\n\
+                   disk_adapter = \"auto\"\nlog_format = \"text\"\ndrain_timeout = \"1s\"\nmax_connections = 1\nmax_uploads = 1\nmax_staged = 1",
     );
     let other = all(
-        "listen = \"b:2\"\ndir = \"/b\"\nmax_size = 2\nlease = \"2h\"\nlease_floor = \"2m\"\ndurability = \"synced\"\n\
-                     log_format = \"json\"\ndrain_timeout = \"2s\"\nmax_connections = 2\nmax_uploads = 2\nmax_staged = 2",
+        "listen = \"b:2\"\ndir = \"/b\"\nmax_size = 2\nlease = \"2h\"\nlease_floor = \"2m\"\ndurability = \"synced\"\nscrub_period = \"2d\"\n\
+                     disk_adapter = \"uring\"\nlog_format = \"json\"\ndrain_timeout = \"2s\"\nmax_connections = 2\nmax_uploads = 2\nmax_staged = 2",
     );
     let debug = |settings: &Settings| format!("{settings:?}");
     assert!(one.silent().is_empty());

@@ -7,6 +7,7 @@ use cask_engine::EngineStats;
 
 use self::Kind::{Counter, Gauge};
 use super::requests::RequestCounts;
+use crate::cache::Cache;
 
 /// The media type of the exposition format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -17,8 +18,30 @@ enum Kind {
     Gauge,
 }
 
+/// What the edge holds for its clients.
+#[derive(Clone, Debug)]
+pub(crate) struct EdgeGauges {
+    /// Name, used, limit.
+    budgets: [(&'static str, usize, usize); 8],
+    parked_uploads: usize,
+    parked_bytes: usize,
+}
+
+impl EdgeGauges {
+    pub(crate) fn of(cache: &Cache) -> EdgeGauges {
+        let (parked_uploads, parked_bytes) = cache.parked();
+        let budgets = cache.budgets().all().map(|(name, budget)| (name, budget.used(), budget.limit()));
+        EdgeGauges { budgets, parked_uploads, parked_bytes }
+    }
+}
+
 /// The whole page.
-pub(crate) fn exposition(stats: &EngineStats, requests: &RequestCounts, started_unix_seconds: f64) -> String {
+pub(crate) fn exposition(
+    stats: &EngineStats,
+    edge: &EdgeGauges,
+    requests: &RequestCounts,
+    started_unix_seconds: f64,
+) -> String {
     let mut page = Page { text: String::with_capacity(8 * 1024) };
     page.single(
         "cask_start_time_seconds",
@@ -33,6 +56,25 @@ pub(crate) fn exposition(stats: &EngineStats, requests: &RequestCounts, started_
         page.single(name, kind, help, value as f64);
     }
 
+    page.family(
+        "cask_budget_used",
+        Gauge,
+        "What clients hold now of each budget. At its limit requests wait, then are refused: RESOURCE_EXHAUSTED.",
+    );
+    for (budget, used, _) in edge.budgets {
+        page.sample("cask_budget_used", &[("budget", budget)], used as f64);
+    }
+    page.family("cask_budget_limit", Gauge, "What there is of each budget.");
+    for (budget, _, limit) in edge.budgets {
+        page.sample("cask_budget_limit", &[("budget", budget)], limit as f64);
+    }
+    page.single(
+        "cask_parked_uploads",
+        Gauge,
+        "Interrupted uploads kept for their clients to resume.",
+        edge.parked_uploads as f64,
+    );
+    page.single("cask_parked_bytes", Gauge, "Bytes of staging that they hold.", edge.parked_bytes as f64);
     page.single(
         "cask_connections",
         Gauge,
@@ -75,7 +117,7 @@ pub(super) fn engine_values(stats: &EngineStats) -> impl Iterator<Item = (&'stat
     engine_metrics(stats).into_iter().map(|(name, _, _, value)| (name.trim_start_matches("cask_"), value))
 }
 
-fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 17] {
+fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 23] {
     // Taken apart so that a new counter of the engine cannot be forgotten here.
     let EngineStats {
         entry_count,
@@ -87,6 +129,7 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         segments_total,
         segments_max,
         uploads_open,
+        pins,
         appended_bytes_total,
         reinserted_bytes_total,
         reclaimed_segments_total,
@@ -95,6 +138,11 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         uploads_refused_total,
         corrupt_records_total,
         quarantined_segments_total,
+        scrubbed_bytes_total,
+        scrubbed_records_total,
+        scrub_cycles_total,
+        scrub_cycle_ended_ms,
+        restored_structures_total,
     } = *stats;
     [
         ("cask_entries", Gauge, "Entries in the index: blobs and action results.", entry_count),
@@ -116,6 +164,7 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         ("cask_segments", Gauge, "Segments the store has.", segments_total),
         ("cask_segments_max", Gauge, "Segments that max_size has room for.", segments_max),
         ("cask_uploads_open", Gauge, "Uploads the engine is taking in now.", uploads_open),
+        ("cask_pins", Gauge, "Chunks of blobs being sent now; each keeps its segment from being reused.", pins),
         ("cask_appended_bytes_total", Counter, "Bytes of new records written.", appended_bytes_total),
         (
             "cask_reinserted_bytes_total",
@@ -146,8 +195,28 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         (
             "cask_quarantined_segments_total",
             Counter,
-            "Segments set aside after a failed write. Growing: replace the disk.",
+            "Segments set aside after a failed write or a failed read of the scrubber. Growing: replace the disk.",
             quarantined_segments_total,
+        ),
+        (
+            "cask_scrubbed_bytes_total",
+            Counter,
+            "Bytes read to be checked. Standing still with scrub_period set: nothing is stored, or a cycle rests.",
+            scrubbed_bytes_total,
+        ),
+        ("cask_scrubbed_records_total", Counter, "Blobs and action results checked.", scrubbed_records_total),
+        ("cask_scrub_cycles_total", Counter, "Times that everything stored was checked.", scrub_cycles_total),
+        (
+            "cask_scrub_cycle_end_time_seconds",
+            Gauge,
+            "When everything had been checked last, as Unix time; 0: not since the start. Older than twice scrub_period: the disk is too slow for it.",
+            scrub_cycle_ended_ms / 1000,
+        ),
+        (
+            "cask_restored_structures_total",
+            Counter,
+            "Segment headers and footers found damaged and written again. Growing: look at the disk.",
+            restored_structures_total,
         ),
     ]
 }
@@ -195,7 +264,8 @@ mod tests {
         requests.count_http(HttpRoute::Cas, &Method::GET, StatusCode::NOT_FOUND);
         drop(requests.begin_grpc("/nobody/knows"));
         let stats = EngineStats { disk_bytes: 50 << 30, ..EngineStats::default() };
-        let page = exposition(&stats, &requests, 1_700_000_000.5);
+        let edge = EdgeGauges { budgets: [("things", 3, 10); 8], parked_uploads: 1, parked_bytes: 2 };
+        let page = exposition(&stats, &edge, &requests, 1_700_000_000.5);
 
         let mut families = std::collections::HashSet::new();
         let mut current = "";
@@ -215,6 +285,7 @@ mod tests {
         for line in [
             "cask_start_time_seconds 1700000000.5",
             "cask_disk_bytes 53687091200",
+            r#"cask_budget_used{budget="things"} 3"#,
             r#"cask_grpc_requests_total{service="unknown",method="unknown",code="CANCELLED"} 1"#,
             r#"cask_http_requests_total{route="cas",method="GET",code="404"} 1"#,
         ] {

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use cask_engine::Engine;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use tokio::sync::watch;
 use tonic::body::Body;
 
-use super::metrics;
+use super::metrics::{self, EdgeGauges};
 use super::requests::RequestCounts;
+use crate::cache::Cache;
 use crate::service::health::Readiness;
 
 /// What the pages show.
 pub(crate) struct Pages {
-    engine: Engine,
+    cache: Cache,
     requests: Arc<RequestCounts>,
     readiness: watch::Receiver<Readiness>,
     started: Instant,
@@ -60,10 +60,10 @@ Paste one of these into .bazelrc, with the host and port you reached this page b
 );
 
 impl Pages {
-    pub(crate) fn new(engine: Engine, requests: Arc<RequestCounts>, readiness: watch::Receiver<Readiness>) -> Self {
+    pub(crate) fn new(cache: Cache, requests: Arc<RequestCounts>, readiness: watch::Receiver<Readiness>) -> Self {
         let started_unix_seconds =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        Self { engine, requests, readiness, started: Instant::now(), started_unix_seconds }
+        Self { cache, requests, readiness, started: Instant::now(), started_unix_seconds }
     }
 
     /// Answers GET and HEAD; hyper leaves the body away for HEAD.
@@ -81,7 +81,12 @@ impl Pages {
                 Readiness::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
             },
             Page::Metrics => typed(
-                metrics::exposition(&self.engine.stats(), &self.requests, self.started_unix_seconds),
+                metrics::exposition(
+                    &self.cache.engine().stats(),
+                    &EdgeGauges::of(&self.cache),
+                    &self.requests,
+                    self.started_unix_seconds,
+                ),
                 metrics::CONTENT_TYPE,
             ),
             Page::Status => typed(self.status(), "application/json"),
@@ -89,8 +94,9 @@ impl Pages {
     }
 
     fn status(&self) -> String {
-        let engine: serde_json::Map<String, serde_json::Value> =
-            metrics::engine_values(&self.engine.stats()).map(|(name, value)| (name.to_owned(), value.into())).collect();
+        let engine: serde_json::Map<String, serde_json::Value> = metrics::engine_values(&self.cache.engine().stats())
+            .map(|(name, value)| (name.to_owned(), value.into()))
+            .collect();
         let state = match *self.readiness.borrow() {
             Readiness::Starting => "starting",
             Readiness::Serving => "serving",
@@ -102,6 +108,7 @@ impl Pages {
             "uptime_seconds": self.started.elapsed().as_secs(),
             "connections": self.requests.connections_open(),
             "requests_in_flight": self.requests.in_flight(),
+            "disk": self.cache.engine().way_of_writing(),
             "engine": engine,
         })
         .to_string();

@@ -2,6 +2,7 @@
 
 use cask_proto::reapi::action_cache_server::{ActionCache, ActionCacheServer};
 use cask_proto::reapi::{ActionResult, GetActionResultRequest, UpdateActionResultRequest};
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::request;
@@ -34,7 +35,10 @@ impl ActionCache for ActionCacheService {
             output_files: request.inline_output_files,
         };
         let result = self.cache.get_action_result(instance.as_str(), &action, inline).await.map_err(status::grpc)?;
-        Ok(Response::new(result))
+        let room = self.cache.answer_room(result.encoded_len()).await.map_err(status::grpc)?;
+        let mut response = Response::new(result);
+        response.extensions_mut().insert(room);
+        Ok(response)
     }
 
     async fn update_action_result(

@@ -58,7 +58,15 @@ impl ContentAddressableStorage for CasService {
         self.cache.engine().find_missing(&digests, &mut absent).map_err(status::grpc)?;
         let missing_blob_digests =
             absent.into_iter().map(|position| std::mem::take(&mut request.blob_digests[position])).collect();
-        Ok(Response::new(FindMissingBlobsResponse { missing_blob_digests }))
+        let answer = FindMissingBlobsResponse { missing_blob_digests };
+        // As long as the list it answers, at most; a client that sends more than it can receive has to send less.
+        let (size_bytes, limit_bytes) = (answer.encoded_len(), self.cache.limits().response_size_bytes_max);
+        if size_bytes > limit_bytes {
+            return Err(Status::invalid_argument(format!(
+                "the answer would have {size_bytes} bytes, over {limit_bytes}; ask for fewer digests at a time"
+            )));
+        }
+        Ok(Response::new(answer))
     }
 
     async fn batch_update_blobs(
@@ -98,6 +106,9 @@ impl ContentAddressableStorage for CasService {
         let digests: Vec<_> = request.digests.iter().map(|wire| request::digest(rule, wire)).collect();
         let sizes = digests.iter().flatten().map(Digest::size_bytes);
         self.check_batch_total("asks for", sizes)?;
+        let sizes = digests.iter().flatten().map(Digest::size_bytes);
+        let answer_bytes = sizes.sum::<u64>() as usize + item_overhead_bytes(&request.digests);
+        let answer_room = self.cache.answer_room(answer_bytes).await.map_err(status::grpc)?;
         let mut room = self.read_room(&request.digests)?;
         let mut responses = Vec::with_capacity(digests.len());
         for (digest, wire) in digests.into_iter().zip(request.digests) {
@@ -116,7 +127,9 @@ impl ContentAddressableStorage for CasService {
                 compressor: Compressor::Identity.wire_number(),
             });
         }
-        Ok(Response::new(BatchReadBlobsResponse { responses }))
+        let mut response = Response::new(BatchReadBlobsResponse { responses });
+        response.extensions_mut().insert(answer_room);
+        Ok(response)
     }
 
     async fn get_tree(&self, request: Request<GetTreeRequest>) -> Result<Response<Self::GetTreeStream>, Status> {
@@ -186,8 +199,7 @@ impl CasService {
         let limits = self.cache.limits();
         let one_blob_of_the_limit = limits.batch_total_size_bytes_max as usize + 2 * ITEM_OVERHEAD_BYTES;
         let message_bytes = limits.response_size_bytes_max.max(one_blob_of_the_limit);
-        let overhead_bytes: usize = digests.iter().map(|wire| wire.encoded_len() + ITEM_OVERHEAD_BYTES).sum();
-        message_bytes.checked_sub(overhead_bytes).ok_or_else(|| {
+        message_bytes.checked_sub(item_overhead_bytes(digests)).ok_or_else(|| {
             Status::invalid_argument(format!("{} digests are too many for one batch; ask for fewer", digests.len()))
         })
     }
@@ -200,6 +212,10 @@ impl CasService {
         *room_bytes -= data.len();
         Ok(data)
     }
+}
+
+fn item_overhead_bytes(digests: &[reapi::Digest]) -> usize {
+    digests.iter().map(|wire| wire.encoded_len() + ITEM_OVERHEAD_BYTES).sum()
 }
 
 fn unsupported_chunking() -> Status {

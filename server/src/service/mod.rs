@@ -18,11 +18,25 @@ use tonic::service::Routes;
 use tower::Service;
 
 use self::health::Readiness;
+use crate::access::limits::Limits;
 use crate::cache::Cache;
 
 /// What reflection hands out: the packages of the cache and of health. (Reflection adds its own.)
 pub(crate) const FILE_DESCRIPTOR_SETS: [&[u8]; 2] =
     [cask_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
+
+/// The largest request message of the method at a path.
+pub(crate) fn message_size_bytes_max(path: &str, limits: &Limits) -> usize {
+    match path {
+        "/google.bytestream.ByteStream/Write" => limits.write_message_size_bytes_max,
+        "/google.bytestream.ByteStream/Read" | "/google.bytestream.ByteStream/QueryWriteStatus" => {
+            limits.name_message_size_bytes_max
+        }
+        _ if path.starts_with("/build.bazel.remote.execution.v2.") => limits.message_size_bytes_max,
+        // Health and reflection.
+        _ => limits.name_message_size_bytes_max,
+    }
+}
 
 /// Every service this server has, by path.
 pub(crate) fn routes(cache: &Cache, readiness: watch::Receiver<Readiness>) -> Routes {

@@ -14,6 +14,9 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service as _;
 
+use super::request_body::{Paid, RequestBody};
+use super::sent_body::SentBody;
+use crate::cache::{AnswerPermit, Cache};
 use crate::http_cache::HttpCache;
 use crate::observe::pages::{Page, Pages};
 use crate::observe::requests::{GrpcCall, HttpRoute, RequestCounts};
@@ -21,6 +24,7 @@ use crate::observe::requests::{GrpcCall, HttpRoute, RequestCounts};
 /// All that can be asked of this server. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Dispatch {
+    pub(crate) cache: Cache,
     pub(crate) routes: Routes,
     pub(crate) http_cache: HttpCache,
     pub(crate) pages: Arc<Pages>,
@@ -30,18 +34,27 @@ pub(crate) struct Dispatch {
 impl Dispatch {
     /// Answers one request.
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        if is_grpc(request.headers()) { self.answer_grpc(request).await } else { Ok(self.answer_http(request).await) }
+        if is_grpc(request.headers()) {
+            self.answer_grpc(request).await
+        } else {
+            Ok(sent(self.answer_http(request).await, None))
+        }
     }
 
     async fn answer_grpc(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let mut call = self.requests.begin_grpc(request.uri().path());
+        let path = request.uri().path();
+        let mut call = self.requests.begin_grpc(path);
+        let message_size_bytes_max = crate::service::message_size_bytes_max(path, self.cache.limits());
+        let paid = Paid::default();
+        let request =
+            request.map(|body| RequestBody::new(body, self.cache.clone(), message_size_bytes_max, Arc::clone(&paid)));
         let response = self.routes.call(request).await?;
         if let Some(code) = code_of(response.headers()) {
             // Trailers only: the status came at once.
             call.set_code(code);
             return Ok(response);
         }
-        Ok(response.map(|body| Body::new(CountedBody { body, call })))
+        Ok(sent(response.map(|body| Body::new(CountedBody { body, call })), Some(paid)))
     }
 
     async fn answer_http(self, request: Request<Incoming>) -> Response<Body> {
@@ -54,6 +67,12 @@ impl Dispatch {
         self.requests.count_http(route, &method, response.status());
         response
     }
+}
+
+/// The answer, with all that it holds until the client has taken it.
+fn sent(mut response: Response<Body>, paid: Option<Paid>) -> Response<Body> {
+    let room = response.extensions_mut().remove::<AnswerPermit>();
+    response.map(|body| Body::new(SentBody::new(body, paid, room)))
 }
 
 /// By content type, as the gRPC protocol says; paths cannot tell, for an instance may be named like a service.

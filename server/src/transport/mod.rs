@@ -3,5 +3,7 @@
 mod connection;
 pub(crate) mod dispatch;
 pub(crate) mod listen;
+mod request_body;
+mod sent_body;
 pub(crate) mod server;
 mod stall;

@@ -2,6 +2,7 @@
 //! exit with; the client commands against a server. The protocols are tested in `contract`.
 
 mod failures;
+mod fsck;
 mod precedence;
 mod round_trip;
 

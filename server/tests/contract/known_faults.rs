@@ -1,28 +1,177 @@
 //! Faults other cache servers are known for, each as a test; the numbers are those of our list of them.
 //!
-//! Covered under their line of the checklist instead: 1, 2 and 50 (`action_cache`: I4 to I6, `http_cache`: L17),
+//! Covered under their line of the checklist instead: 50 (`http_cache`: L17), more of 1 and 2 (`action_cache`: I4 to I6),
 //! 7 and 48 (`find_missing`: B13), 8 (`read`: F3 to F8), 10 (`write`: G6, G9), 14 (`batch_update`: C9),
 //! 15 (`batch_read`: D9), 16 (C5, D8), 39 (`get_tree`: E8, E9), 42 (`write`: G27), 51 (`health`: L12).
 
 use std::fs;
 
-use bazel_remote_apis::build::bazel::remote::execution::v2::{ActionResult, Digest};
+use bazel_remote_apis::build::bazel::remote::execution::v2::{
+    ActionResult, Digest, Directory, DirectoryNode, FileNode, OutputDirectory, OutputSymlink, Tree,
+};
 use http::Method;
+use prost::Message;
 use tonic::Code;
 
 use super::action_cache::{action, output_file, result};
-use crate::start;
 use crate::support::blob::{
-    EMPTY_HASH, absent_digest, blob, bytes, digest_of, malformed_hashes, uuid, with_hash, with_size,
+    EMPTY_HASH, absent_digest, blob, bytes, digest_of, digest_of_message, malformed_hashes, uuid, with_hash, with_size,
 };
 use crate::support::damage::{self, RECORD_HEADER_BYTES};
 use crate::support::grpc::{
     Cache, assert_code, assert_invalid, assert_right_or_gone, piece, write_messages, write_messages_from,
 };
 use crate::support::http::request;
+use crate::support::metrics::Metrics;
 use crate::support::process::{Options, Server};
+use crate::{start, start_with};
 
 const MIB: usize = 1024 * 1024;
+
+/// One result of each kind of reference, of which only that kind's blob is to be lost.
+struct Kind {
+    what: &'static str,
+    action: Digest,
+    result: ActionResult,
+    victim: Vec<u8>,
+}
+
+/// A result that refers to blobs in every way there is; all of them are stored.
+async fn rich_result(cache: &Cache, seed: u64) -> (ActionResult, [(&'static str, Vec<u8>); 10]) {
+    let content = |number: u64| bytes(seed * 100 + number, 3000);
+    let node = |name: &str, data: &[u8]| FileNode {
+        name: name.to_owned(),
+        digest: Some(digest_of(data)),
+        ..FileNode::default()
+    };
+    let directory = |file: FileNode, child: Option<&Directory>| Directory {
+        files: vec![file],
+        directories: child
+            .map(|child| DirectoryNode { name: "child".to_owned(), digest: Some(digest_of_message(child)) })
+            .into_iter()
+            .collect(),
+        ..Directory::default()
+    };
+    let tree_child = directory(node("deep", &content(2)), None);
+    let tree_root = directory(node("top", &content(1)), Some(&tree_child));
+    // Their own names, so that no two kinds share a message.
+    let tree = Tree { root: Some(tree_root), children: vec![tree_child] };
+    let leaf = directory(node("leaf", &content(4)), None);
+    let root = directory(node("trunk", &content(3)), Some(&leaf));
+    let blobs = [
+        ("an output file", content(0)),
+        ("a file in a Tree's root", content(1)),
+        ("a file in a Tree's child", content(2)),
+        ("a Tree", tree.encode_to_vec()),
+        ("a file below a root_directory_digest", content(3)),
+        ("a file deep below a root_directory_digest", content(4)),
+        ("the Directory of a root_directory_digest", root.encode_to_vec()),
+        ("a Directory below a root_directory_digest", leaf.encode_to_vec()),
+        ("stdout", content(5)),
+        ("stderr", content(6)),
+    ];
+    for (_, data) in &blobs {
+        cache.store(data).await;
+    }
+    let result = ActionResult {
+        output_files: vec![output_file("file", &digest_of(&blobs[0].1))],
+        output_directories: vec![
+            OutputDirectory {
+                path: "tree".to_owned(),
+                tree_digest: Some(digest_of(&blobs[3].1)),
+                ..OutputDirectory::default()
+            },
+            OutputDirectory {
+                path: "directories".to_owned(),
+                root_directory_digest: Some(digest_of(&blobs[6].1)),
+                ..OutputDirectory::default()
+            },
+        ],
+        // Symlinks refer to no blob: where they lead is of no interest.
+        output_symlinks: vec![OutputSymlink {
+            path: "link".to_owned(),
+            target: "nowhere/at/all".to_owned(),
+            ..OutputSymlink::default()
+        }],
+        stdout_digest: Some(digest_of(&blobs[8].1)),
+        stderr_digest: Some(digest_of(&blobs[9].1)),
+        ..result("w")
+    };
+    (result, blobs)
+}
+
+/// Faults 1 and 2: a result is a miss as soon as one blob is lost, whichever way it refers to it.
+#[tokio::test]
+async fn fault_01_a_lost_blob_of_any_kind_makes_a_miss() {
+    let (mut server, cache) = start().await;
+    let mut kinds = Vec::new();
+    for position in 0..10 {
+        let (result, blobs) = rich_result(&cache, 0x0100 + position as u64).await;
+        let (what, victim) = blobs[position].clone();
+        let action = action(0x0100 + position as u64);
+        cache.update_action(&action, result.clone()).await.expect(what);
+        kinds.push(Kind { what, action, result, victim });
+    }
+    let (untouched, _) = rich_result(&cache, 0x0200).await;
+    cache.update_action(&action(0x0200), untouched.clone()).await.expect("UpdateActionResult");
+
+    server = server.stop().await;
+    for kind in &kinds {
+        assert!(damage::flip_a_bit(&server, &kind.victim, kind.victim.len() / 2) > 0, "{}", kind.what);
+    }
+    server.start_again();
+    let cache = Cache::connect(&server).await;
+    assert_eq!(cache.get_action(&action(0x0200)).await.expect("an undamaged result"), untouched);
+    for kind in &kinds {
+        // The damage is found by whoever reads it.
+        assert_code(&cache.read(&digest_of(&kind.victim)).await, &[Code::NotFound], kind.what);
+        assert_code(&cache.get_action(&kind.action).await, &[Code::NotFound], kind.what);
+    }
+    for kind in &kinds {
+        cache.store(&kind.victim).await;
+        assert_eq!(cache.get_action(&kind.action).await.expect(kind.what), kind.result, "{}", kind.what);
+    }
+}
+
+/// A Tree that is not read again cannot be found damaged.
+#[tokio::test]
+async fn fault_02_a_hundred_hits_read_no_tree() {
+    let (server, cache) = start().await;
+    let (result, blobs) = rich_result(&cache, 0x0300).await;
+    cache.update_action(&action(0x0300), result.clone()).await.expect("UpdateActionResult");
+    let opened = [&blobs[3].1, &blobs[6].1, &blobs[7].1];
+    for message in opened {
+        assert!(damage::flip_a_bit(&server, message, message.len() / 2) > 0);
+    }
+    for _ in 0..100 {
+        assert_eq!(cache.get_action(&action(0x0300)).await.expect("GetActionResult"), result);
+    }
+    assert!(Metrics::of(&server).await.get("cask_corrupt_records_total") < 1.0);
+    // Had one been read, it would have been a miss:
+    assert_code(&cache.read(&digest_of(opened[0])).await, &[Code::NotFound], "the damaged Tree");
+    assert_code(&cache.get_action(&action(0x0300)).await, &[Code::NotFound], "its result");
+}
+
+#[tokio::test]
+async fn fault_03_what_a_hit_promised_can_be_downloaded_while_the_store_is_overrun() {
+    let (_server, cache) = start_with(Options::with_max_size("64MiB")).await;
+    let (result, blobs) = rich_result(&cache, 0x0400).await;
+    cache.update_action(&action(0x0400), result.clone()).await.expect("UpdateActionResult");
+    assert_eq!(cache.get_action(&action(0x0400)).await.expect("GetActionResult"), result);
+    let mut refused = 0;
+    // Twice the store. The floor is ten minutes, so uploads give way and not what was promised.
+    for seed in 0..128 {
+        let (digest, data) = blob(0x0401_0000 + seed, MIB);
+        if let Err(status) = cache.upload(&digest, &data).await {
+            assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+            refused += 1;
+        }
+        let (what, data) = &blobs[seed as usize % blobs.len()];
+        assert!(cache.read(&digest_of(data)).await.expect(what) == *data, "{what}");
+    }
+    assert!(refused > 0, "128 MiB went into 64");
+    assert_eq!(cache.get_action(&action(0x0400)).await.expect("GetActionResult"), result);
+}
 
 #[tokio::test]
 async fn fault_04_no_result_outlives_what_it_inlined() {
@@ -111,6 +260,61 @@ async fn fault_05_a_file_cut_short_is_never_served_wrong() {
         cache.upload(&last, &last_data).await.expect("Write");
         assert!(cache.read(&last).await.expect("Read") == last_data);
     }
+}
+
+/// A segment of a running server is written over, then deleted, then cut to nothing.
+#[tokio::test]
+async fn fault_07_harm_to_a_segment_of_a_running_server_is_a_miss_after_the_first_read() {
+    let (mut server, cache) = start().await;
+    let mut stored = Vec::new();
+    for seed in 0..40 {
+        let (digest, data) = blob(0x0700 + seed, 400_000);
+        cache.upload(&digest, &data).await.expect("Write");
+        stored.push((digest, data));
+    }
+    let holds = |server: &Server, path: &std::path::Path, data: &[u8]| {
+        damage::places_of(server, &data[..4096]).iter().any(|place| place.path == path)
+    };
+    for harm in ["written over", "cut to nothing"] {
+        let path = damage::places_of(&server, &stored[20].1[..4096])[0].path.clone();
+        let length = fs::metadata(&path).expect("a segment").len();
+        let harmed: Vec<_> = stored.iter().filter(|(_, data)| holds(&server, &path, data)).cloned().collect();
+        assert!(!harmed.is_empty() && harmed.len() < stored.len());
+        match harm {
+            "written over" => damage::overwrite(&path, 0, &bytes(7, length as usize)),
+            _ => damage::truncate(&path, 0),
+        }
+        for (digest, data) in &stored {
+            let is_harmed = harmed.iter().any(|(other, _)| other == digest);
+            let read = cache.read(digest).await;
+            assert_right_or_gone(&read, data, harm);
+            assert_eq!(read.is_err(), is_harmed, "{harm}");
+            assert_eq!(cache.is_present(digest).await, !is_harmed, "{harm}: after the first read");
+        }
+        assert!(server.is_alive(), "{harm}");
+        damage::truncate(&path, length);
+        for (digest, data) in &harmed {
+            cache.upload(digest, data).await.expect(harm);
+            assert!(cache.read(digest).await.expect(harm) == *data, "{harm}");
+        }
+    }
+
+    // Deleted: the running server has it open, so nothing is lost before it ends.
+    let path = damage::places_of(&server, &stored[20].1[..4096])[0].path.clone();
+    fs::remove_file(&path).expect("a segment");
+    for (digest, data) in &stored {
+        assert!(cache.read(digest).await.expect("Read") == *data);
+    }
+    server.kill_and_restart();
+    let cache = Cache::connect(&server).await;
+    let mut gone = 0;
+    for (digest, data) in &stored {
+        let read = cache.read(digest).await;
+        assert_right_or_gone(&read, data, "deleted");
+        assert_eq!(cache.is_present(digest).await, read.is_ok());
+        gone += u32::from(read.is_err());
+    }
+    assert!(gone > 0 && gone < 40, "{gone} blobs went with one segment");
 }
 
 /// A client whose connection died unseen tries again on another, while the server still waits on the first.

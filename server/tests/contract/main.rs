@@ -4,7 +4,8 @@
 //! answers a test takes the set; where it is silent and Cask has chosen, it takes Cask's choice.
 //! Sections follow the checklist: general and capabilities (A), finding (B), batches (C, D), trees (E), streams (F, G),
 //! chunking (H), the action cache (I), the neighbours: health, reflection, HTTP (L). `known_faults` holds faults seen
-//! in other servers, `robustness` what no client should send.
+//! in other servers, `robustness` what no client should send,
+//! `bounds` what clients can make the server hold.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -12,6 +13,7 @@ mod support;
 mod action_cache;
 mod batch_read;
 mod batch_update;
+mod bounds;
 mod capabilities;
 mod chunking;
 mod find_missing;

@@ -16,8 +16,8 @@ use crate::support::process::Server;
 use crate::support::within;
 
 const MIB: usize = 1024 * 1024;
-const FIND_MISSING: &str = "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs";
-const METHODS: [&str; 9] = [
+pub(crate) const FIND_MISSING: &str = "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs";
+pub(crate) const METHODS: [&str; 9] = [
     FIND_MISSING,
     "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs",
     "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs",

@@ -3,6 +3,7 @@
 //! Receive limits stay at the 4 MiB that gRPC clients come with: an answer above it fails the test that asked for it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::action_cache_client::ActionCacheClient;
 use bazel_remote_apis::build::bazel::remote::execution::v2::capabilities_client::CapabilitiesClient;
@@ -46,6 +47,13 @@ impl Cache {
     /// As `connect`, with another flow-control window for each stream: what may be under way unread.
     pub(crate) async fn connect_with_window(server: &Server, stream_window_bytes: u32) -> Self {
         Self { channel: connect(server.address(), stream_window_bytes).await, instance: String::new() }
+    }
+
+    /// As `connect`, with a deadline for each call.
+    pub(crate) async fn connect_with_deadline(server: &Server, deadline: Duration) -> Self {
+        let endpoint = endpoint(server.address(), 1024 * 1024).timeout(deadline);
+        let channel = endpoint.connect().await.expect("the server takes a connection");
+        Self { channel, instance: String::new() }
     }
 
     /// The same connection under another instance name.
@@ -318,12 +326,15 @@ impl Drop for OpenWrite {
 }
 
 async fn connect(address: SocketAddr, stream_window_bytes: u32) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+    endpoint(address, stream_window_bytes).connect().await.expect("the server takes a connection")
+}
+
+fn endpoint(address: SocketAddr, stream_window_bytes: u32) -> Endpoint {
+    Endpoint::from_shared(format!("http://{address}"))
         .expect("an address makes an endpoint")
         .timeout(HANG_GUARD)
         .initial_stream_window_size(stream_window_bytes)
-        .initial_connection_window_size(4 * 1024 * 1024);
-    endpoint.connect().await.expect("the server takes a connection")
+        .initial_connection_window_size(4 * 1024 * 1024)
 }
 
 pub(crate) fn update_item(digest: Digest, data: Vec<u8>) -> batch_update_blobs_request::Request {

@@ -9,6 +9,7 @@ pub(crate) mod blob;
 pub(crate) mod damage;
 pub(crate) mod grpc;
 pub(crate) mod http;
+pub(crate) mod metrics;
 pub(crate) mod process;
 
 use std::future::Future;

@@ -30,11 +30,13 @@ pub(crate) struct Options {
     pub(crate) lease_floor: Option<String>,
     /// How long a stopping server waits for its clients.
     pub(crate) drain_timeout: Option<String>,
+    /// The budget of upload bytes, and that of messages.
+    pub(crate) max_staged: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_size: "256MiB".to_owned(), lease: None, lease_floor: None, drain_timeout: None }
+        Self { max_size: "256MiB".to_owned(), lease: None, lease_floor: None, drain_timeout: None, max_staged: None }
     }
 }
 
@@ -59,7 +61,10 @@ pub(crate) struct Server {
     running: Option<Running>,
     options: Options,
     log: Log,
-    folder: TempDir,
+    /// The folder given to `--dir`.
+    store: PathBuf,
+    /// What it stands in, where that is the server's own: held, never read.
+    held_folder: Option<TempDir>,
 }
 
 struct Running {
@@ -89,9 +94,15 @@ impl Server {
     /// A server over a fresh folder, ready to be spoken to.
     pub(crate) fn start(options: Options) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut server = Self { running: None, options, log: Log::default(), folder };
+        let mut server = Self::over(folder.path().join("store"), options);
+        server.held_folder = Some(folder);
         server.start_again();
         server
+    }
+
+    /// A server over a folder that the test owns; not started yet.
+    pub(crate) fn over(store: PathBuf, options: Options) -> Self {
+        Self { running: None, options, log: Log::default(), store, held_folder: None }
     }
 
     /// Starts the process over the same folder; it must not be running.
@@ -157,6 +168,7 @@ impl Server {
             ("--lease", &self.options.lease),
             ("--lease-floor", &self.options.lease_floor),
             ("--drain-timeout", &self.options.drain_timeout),
+            ("--max-staged", &self.options.max_staged),
         ] {
             if let Some(value) = value {
                 command.args([flag, value]);
@@ -221,7 +233,7 @@ impl Server {
 
     /// The folder given to `--dir`.
     pub(crate) fn store(&self) -> PathBuf {
-        self.folder.path().join("store")
+        self.store.clone()
     }
 
     /// What the server has printed so far, its last lines.
@@ -241,6 +253,11 @@ impl Server {
     /// How many files and sockets the process holds open.
     pub(crate) fn open_file_count(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid().as_raw_nonzero())).expect("the process has open files").count()
+    }
+
+    /// How many threads the process has.
+    pub(crate) fn thread_count(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero())).expect("the process has threads").count()
     }
 
     /// The files with the blobs in them, in the order of their names.

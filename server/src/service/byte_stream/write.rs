@@ -15,7 +15,7 @@ use std::time::Duration;
 use cask_proto::bytestream::WriteRequest;
 use tonic::{Status, Streaming};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, too_slow};
 use crate::service::request;
 use crate::status;
 
@@ -48,6 +48,10 @@ pub(super) async fn receive(cache: &Cache, mut messages: Streaming<WriteRequest>
         drop(message);
         let next = tokio::select! {
             next = within(idle_max, messages.message()) => next?,
+            () = upload.asked_to_end() => {
+                upload.end();
+                return Err(status::grpc(too_slow()));
+            }
             () = upload.give_way() => return Err(Status::aborted("another stream goes on with this upload")),
         };
         match next {

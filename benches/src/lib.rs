@@ -1,6 +1,7 @@
 //! What the benches and measurement programs share: blobs made from numbers, a store filled with them, and the process's
 //! own account of itself.
 
+pub mod eviction;
 pub mod process;
 
 use std::path::Path;

@@ -187,7 +187,7 @@ fn scrub(core: &Arc<Core>, stop: &Stop) {
 fn reclaim(core: &Arc<Core>, stop: &Stop) {
     while !stop.is_set() {
         match core.step_reclaimer() {
-            ReclaimStep::Reclaimed => {}
+            ReclaimStep::Reclaimed | ReclaimStep::Looked => {}
             ReclaimStep::Idle | ReclaimStep::Exhausted { .. } => core.ledger.wait(PATIENCE),
             ReclaimStep::Waits => {
                 // A full segment may only be waiting for its footer.

@@ -58,8 +58,8 @@ impl EngineOptions {
 }
 
 const MIB: u64 = 1 << 20;
-/// Smallest segment: its records are at most a sixteenth of it, 64 KiB parts.
-pub(crate) const SEGMENT_SIZE_BYTES_MIN: u32 = 1 << 20;
+/// Smallest segment, for tests and the simulator, which want a store that turns over in a moment: its parts are 4 KiB.
+pub(crate) const SEGMENT_SIZE_BYTES_MIN: u32 = 64 << 10;
 /// Largest segment: a location's offset has 22 bits of 64-byte units.
 pub(crate) const SEGMENT_SIZE_BYTES_MAX: u32 = 256 << 20;
 /// Fewer segments than this leave no room to reclaim beside the open lanes.
@@ -146,9 +146,9 @@ impl Plan {
             options.max_size_bytes.saturating_sub(metadata_bytes_max) / u64::from(geometry.segment_size_bytes);
         if segment_count < SEGMENT_COUNT_MIN {
             return Err(OpenError::Options(format!(
-                "a max size of {} bytes is too small for a store of {} MiB segments (a store keeps the segment size it was made with); raise it to {} MiB or more",
+                "a max size of {} bytes is too small for a store of {} KiB segments (a store keeps the segment size it was made with); raise it to {} MiB or more",
                 options.max_size_bytes,
-                u64::from(geometry.segment_size_bytes) / MIB,
+                geometry.segment_size_bytes / 1024,
                 ((SEGMENT_COUNT_MIN + 1) * u64::from(geometry.segment_size_bytes) * 32 / 31).div_ceil(MIB),
             )));
         }
@@ -169,7 +169,7 @@ impl Plan {
             blob_size_bytes_max: options.blob_size_bytes_max.unwrap_or(u64::MAX).min(options.max_size_bytes / 2),
             lease_ms,
             lease_floor_ms: millis(options.lease_floor),
-            epochs: epoch_length(lease_ms),
+            epochs: epoch_length(lease_ms, millis(options.lease_floor)),
             metadata_bytes_max,
             scrub_period_ms: millis(options.scrub_period),
         })
@@ -180,10 +180,12 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
 }
 
-/// The ring of touch epochs must span the lease. With no (or a short) lease it still orders touches; periods shorter than
-/// five seconds would only make work for the sweep.
-fn epoch_length(lease_ms: u64) -> EpochLength {
-    EpochLength { length_ms: lease_ms.div_ceil(u64::from(EpochLength::AGE_PERIODS_MAX) - 1).max(5000) }
+/// The ring of touch epochs must span the lease. With no (or a short) lease it still orders touches. Periods shorter than
+/// five seconds would only make work for the sweep; where there is no floor that short periods would keep exact, ten
+/// minutes order the touches of a working day.
+fn epoch_length(lease_ms: u64, lease_floor_ms: u64) -> EpochLength {
+    let length_ms_min = if lease_floor_ms == 0 { 600_000 } else { 5000 };
+    EpochLength { length_ms: lease_ms.div_ceil(u64::from(EpochLength::AGE_PERIODS_MAX) - 1).max(length_ms_min) }
 }
 
 #[cfg(test)]
@@ -203,7 +205,7 @@ mod tests {
     #[test]
     fn the_ring_spans_the_lease() {
         for lease_s in [1_u64, 60, 600, 4 * 3600, 7 * 24 * 3600] {
-            let epochs = epoch_length(lease_s * 1000);
+            let epochs = epoch_length(lease_s * 1000, 1);
             assert!(epochs.length_ms * u64::from(EpochLength::AGE_PERIODS_MAX - 1) >= lease_s * 1000);
         }
     }
@@ -216,6 +218,9 @@ mod tests {
         let mut crossed = EngineOptions::new(1024 * MIB);
         crossed.lease = Duration::from_secs(1);
         assert!(matches!(Plan::new(&crossed, geometry), Err(OpenError::Options(_))));
-        assert!(matches!(Geometry::new(3 << 20), Err(OpenError::Options(_))));
+        for wrong in [3 << 20, 32 << 10, 512 << 20] {
+            assert!(matches!(Geometry::new(wrong), Err(OpenError::Options(_))), "{wrong}");
+        }
+        assert_eq!(Geometry::new(64 << 10).unwrap().part_size_bytes, 4096);
     }
 }

@@ -25,9 +25,10 @@ use crate::format::superblock::Superblock;
 use crate::large_upload::LargeUploads;
 use crate::recovery::Loading;
 use crate::scrub::Scrubber;
+use crate::segment::horizon::Horizon;
 use crate::segment::lane::{Lane, OpenSegment};
-use crate::segment::lease::RewriteCredit;
-use crate::segment::ledger::Ledger;
+use crate::segment::lease::{RewriteCredit, Window};
+use crate::segment::ledger::{Ledger, Shortage};
 use crate::segment::{Pin, PinnedRange};
 
 /// Entries that came from a crash are protected by the floor until then: nobody knows when they were last touched.
@@ -45,6 +46,9 @@ pub(crate) struct Core {
     pub(crate) ledger: Ledger,
     /// By [`LaneClass::index`].
     pub(crate) lanes: [Mutex<Lane>; 4],
+    /// Held from planning an append to the action lane to its end: the writer appends there, and reclaim too, and what one
+    /// plans the other must not write over. The other lanes have one appender each.
+    pub(crate) action_appends: Mutex<()>,
     /// Segments that took their last record and wait for the syncer.
     pub(crate) sealing: Mutex<VecDeque<OpenSegment>>,
     pub(crate) queue: CommitQueue,
@@ -60,6 +64,8 @@ pub(crate) struct Core {
     /// The last stamp drawn.
     pub(crate) stamps: AtomicU64,
     pub(crate) rewrite_credit: Mutex<RewriteCredit>,
+    pub(crate) window: Mutex<Window>,
+    pub(crate) horizon: Mutex<Horizon>,
     /// Period of the touch epochs in which maintenance ran last.
     pub(crate) maintained_period: AtomicU64,
     pub(crate) touches_saved_ms: AtomicU64,
@@ -243,21 +249,25 @@ impl Core {
         self.counters.uploads_refused.fetch_add(1, Ordering::Relaxed);
         let now_ms = self.clock.now_ms();
         let retry_after = Duration::from_millis(until_ms.saturating_sub(now_ms).max(1000));
-        if self.ledger.disk_is_full(now_ms) {
-            return EngineError::Full {
-                retry_after,
-                advice: "the store is full: the disk under it has no room for what --max-size allows; free some, or lower --max-size"
-                    .to_owned(),
-            };
-        }
-        EngineError::Full {
-            retry_after,
-            advice: format!(
-                "the store is full: everything in it was used within the lease floor of {} s; raise --max-size (now {} bytes) or lower --lease-floor",
+        let shortage = if self.ledger.disk_is_full(now_ms) { Shortage::Disk } else { self.ledger.shortage() };
+        let max_size_bytes = self.plan.max_size_bytes;
+        let advice = match shortage {
+            Shortage::Disk => {
+                "the store is full: the disk under it has no room for what --max-size allows; free some, or lower --max-size"
+                    .to_owned()
+            }
+            Shortage::Floor => format!(
+                "the store is full: everything in it was used within the lease floor of {} s; raise --max-size (now {max_size_bytes} bytes) or lower --lease-floor",
                 self.plan.lease_floor_ms / 1000,
-                self.plan.max_size_bytes
             ),
-        }
+            Shortage::Readers { segments } => format!(
+                "the store is full: {segments} of its segments are emptied and slow downloads still hold bytes of them; try again, and if it stays so raise --max-size (now {max_size_bytes} bytes)"
+            ),
+            Shortage::Reclaim => format!(
+                "the store is full: uploads come faster than room is made for them; try again, and if it stays so look for disk errors in the log or raise --max-size (now {max_size_bytes} bytes)"
+            ),
+        };
+        EngineError::Full { retry_after, advice }
     }
 
     /// Greater than every stamp of this store before, also across restarts (see recovery) and a clock that was set back.

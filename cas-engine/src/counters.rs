@@ -9,6 +9,7 @@ pub(crate) struct Counters {
     pub(crate) appended_bytes: AtomicU64,
     pub(crate) reinserted_bytes: AtomicU64,
     pub(crate) reclaimed_segments: AtomicU64,
+    pub(crate) spared_segments: AtomicU64,
     pub(crate) dropped_records: AtomicU64,
     pub(crate) lease_broken: AtomicU64,
     pub(crate) uploads_refused: AtomicU64,
@@ -54,10 +55,16 @@ pub struct EngineStats {
     pub reinserted_bytes_total: u64,
     /// Segments made free by reclaim.
     pub reclaimed_segments_total: u64,
+    /// Times a segment was left as it is for another turn, because most of it is in use.
+    pub spared_segments_total: u64,
     /// Records dropped by reclaim.
     pub dropped_records_total: u64,
     /// Records dropped before their lease (not its floor) was over.
     pub lease_broken_total: u64,
+    /// The horizon that the store really keeps, in milliseconds: within the last hour or two, no record was dropped
+    /// sooner than this after its last touch. Until the first drop, the time since the store was opened. It is known up
+    /// to the reach of the touch epochs, a little over the lease.
+    pub horizon_ms: u64,
     /// Uploads refused because the store was full.
     pub uploads_refused_total: u64,
     /// Records that failed their checks.

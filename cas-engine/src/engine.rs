@@ -25,7 +25,8 @@ use crate::format::touches::TouchSnapshot;
 use crate::large_upload::LargeUploads;
 use crate::recovery::{self, Filling, Life, Loading, Surveyed, Threads};
 use crate::scrub::Scrubber;
-use crate::segment::lease::RewriteCredit;
+use crate::segment::horizon::Horizon;
+use crate::segment::lease::{RewriteCredit, Window};
 use crate::stepper::Stepper;
 use crate::upload::{BeginUpload, Upload};
 
@@ -309,8 +310,10 @@ impl Engine {
             appended_bytes_total: read(&core.counters.appended_bytes),
             reinserted_bytes_total: read(&core.counters.reinserted_bytes),
             reclaimed_segments_total: read(&core.counters.reclaimed_segments),
+            spared_segments_total: read(&core.counters.spared_segments),
             dropped_records_total: read(&core.counters.dropped_records),
             lease_broken_total: read(&core.counters.lease_broken),
+            horizon_ms: core.horizon.lock().horizon_ms(core.clock.now_ms()),
             uploads_refused_total: read(&core.counters.uploads_refused),
             corrupt_records_total: read(&core.counters.corrupt_records),
             quarantined_segments_total: read(&core.counters.quarantined_segments),
@@ -344,7 +347,7 @@ impl Inner {
 
 impl Core {
     /// Everything is written and nobody writes any more.
-    fn mark_clean(&self) -> Result<(), EngineError> {
+    pub(crate) fn mark_clean(&self) -> Result<(), EngineError> {
         let storage = |error: std::io::Error| EngineError::Storage(error.to_string());
         if !self.loading.is_complete() {
             // Nothing was changed: the store is what it was, and so is its touch snapshot.
@@ -413,7 +416,10 @@ fn open_core(
     let core = Core {
         maintained_period: AtomicU64::new(now_ms / plan.epochs.length_ms),
         touches_saved_ms: AtomicU64::new(now_ms),
+        action_appends: Mutex::new(()),
         rewrite_credit: Mutex::new(RewriteCredit::new(&plan)),
+        window: Mutex::new(Window::new()),
+        horizon: Mutex::new(Horizon::new(now_ms)),
         plan,
         superblock,
         keyer,

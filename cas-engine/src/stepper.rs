@@ -10,12 +10,16 @@ use parking_lot::Mutex;
 
 use crate::core::Core;
 use crate::engine::{Fill, OpenReport};
+use crate::error::EngineError;
 use crate::scrub::ScrubStep;
 use crate::segment::reclaimer::ReclaimStep;
 use crate::writer::WriterStep;
 
 /// Touches are saved no more often than this.
 const TOUCHES_INTERVAL_MS: u64 = 60_000;
+
+/// At close, records that found no space after so many rounds of reclaim are given up.
+const CLOSE_ROUNDS_MAX: usize = 400;
 
 /// Handle on the background work of an engine.
 #[derive(Clone)]
@@ -69,11 +73,34 @@ impl Stepper {
         loop {
             let wrote = self.write() == WriterStep::Worked;
             let synced = self.sync() > 0;
-            let reclaimed = self.reclaim() == ReclaimStep::Reclaimed;
+            let reclaimed = matches!(self.reclaim(), ReclaimStep::Reclaimed | ReclaimStep::Looked);
             if !wrote && !synced && !reclaimed {
                 return;
             }
         }
+    }
+}
+
+impl Stepper {
+    /// Closes the store in order, as [`Engine::close`](crate::Engine::close) does where there are threads: writes what is queued,
+    /// refuses what finds no space, syncs, marks the store clean.
+    ///
+    /// # Errors
+    /// `Storage` when the disk refused; the store is then as after a crash.
+    pub fn close(&self) -> Result<(), EngineError> {
+        self.core.queue.close();
+        for _ in 0..CLOSE_ROUNDS_MAX {
+            match self.write() {
+                WriterStep::Idle => break,
+                WriterStep::Worked => {}
+                WriterStep::WaitsForSpace => {
+                    self.sync();
+                    self.reclaim();
+                }
+            }
+        }
+        self.core.fail_queued();
+        self.core.mark_clean()
     }
 }
 
@@ -85,6 +112,7 @@ impl Core {
             return false;
         }
         self.index.age(self.plan.epochs, now_ms);
+        self.report_broken_leases(now_ms);
         let saved_ms = self.touches_saved_ms.load(Ordering::Relaxed);
         if now_ms.saturating_sub(saved_ms) < TOUCHES_INTERVAL_MS {
             return true;
@@ -94,5 +122,20 @@ impl Core {
             tracing::warn!(event = "touches_not_saved", %error, "the order of eviction may not survive a crash");
         }
         true
+    }
+
+    fn report_broken_leases(&self, now_ms: u64) {
+        let report = self.horizon.lock().report(self.plan.lease_ms, self.plan.max_size_bytes, now_ms);
+        if let Some(broken) = report {
+            tracing::warn!(
+                event = "leases_broken",
+                count = broken.count,
+                kept_seconds = broken.kept_ms / 1000,
+                lease_seconds = self.plan.lease_ms / 1000,
+                max_size_bytes = self.plan.max_size_bytes,
+                max_size_needed_bytes = broken.max_size_needed_bytes,
+                "the store is too small for its lease: raise --max-size or lower --lease"
+            );
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::core::Core;
 use crate::disk::Until;
+use crate::format::record::RecordKind;
 use crate::format::segment::LaneClass;
 use crate::segment::lane::OpenSegment;
 use crate::segment::ledger::Sealed;
@@ -46,7 +47,7 @@ impl Core {
     }
 
     /// The segment may have become full while it was synced without the lock.
-    fn move_watermark(&self, class: LaneClass, segment: &Arc<Segment>, count: usize) {
+    pub(crate) fn move_watermark(&self, class: LaneClass, segment: &Arc<Segment>, count: usize) {
         let mut lane = self.lane(class).lock();
         let mut sealing = self.sealing.lock();
         let open = lane.open.iter_mut().chain(sealing.iter_mut()).find(|open| Arc::ptr_eq(&open.segment, segment));
@@ -83,6 +84,7 @@ impl Core {
                 sequence: full.segment.sequence(),
                 sealed_ms,
                 retry_at_ms: 0,
+                holds_actions: full.entries.iter().any(|entry| entry.kind == RecordKind::Action),
             }),
             Err(error) => self.quarantine(&full, &error),
         }

@@ -60,10 +60,22 @@ impl Core {
     }
 
     fn touches_of(&self, number: u32, entries: &[FooterEntry], now_ms: u64) -> Vec<u8> {
+        // Nobody knows when what a crash left was touched before it: as long as that protects it, it counts as touched when the
+        // store was opened, or an orderly close would take the protection away.
+        let protection = self.crash_protection;
+        let segment = self.ledger.segment(number);
+        let protected = segment.is_some_and(|segment| segment.sequence() <= protection.sequence_max)
+            && now_ms < protection.until_ms;
+        let opened_ms = protection.until_ms.saturating_sub(self.plan.lease_floor_ms);
+        let age_max = if protected { now_ms.saturating_sub(opened_ms) / self.plan.epochs.length_ms } else { u64::MAX };
+        let age_max = u8::try_from(age_max).unwrap_or(u8::MAX);
         let touch = |entry: &FooterEntry| match self.index.get(entry.key) {
             Some(Found { location, touched, hit }) if location == location_of(number, entry) => {
-                let age =
-                    self.plan.epochs.age_periods(now_ms, touched).map_or(OLDER_THAN_THE_RING, |age| AGE_BASE + age);
+                let age = match self.plan.epochs.age_periods(now_ms, touched) {
+                    Some(age) => AGE_BASE + age.min(age_max),
+                    None if protected => AGE_BASE + age_max.min(cask_index::EpochLength::AGE_PERIODS_MAX),
+                    None => OLDER_THAN_THE_RING,
+                };
                 age | if hit { HIT } else { 0 }
             }
             _ => NO_ENTRY,

@@ -15,7 +15,6 @@ use crate::config::Durability;
 use crate::core::Core;
 use crate::disk::Until;
 use crate::error::EngineError;
-use crate::format::record::RecordKind;
 use crate::format::segment::LaneClass;
 use crate::segment::lane::{Append, Lane, OpenSegment, Outgoing};
 use crate::segment::ledger::NoSpace;
@@ -58,6 +57,9 @@ impl Core {
     /// published before the next segment is opened for the rest.
     pub(crate) fn step_writer(&self) -> WriterStep {
         let mut queued = NEW_LANES.map(|class| (class, self.queue.take(class, BATCH_BYTES_MAX)));
+        let has_actions =
+            |(class, queued): &(LaneClass, Vec<Submission>)| *class == LaneClass::Action && !queued.is_empty();
+        let _appending = queued.iter().any(has_actions).then(|| self.action_appends.lock());
         let (mut worked, mut waits) = (false, false);
         while queued.iter().any(|(_, submissions)| !submissions.is_empty()) {
             let mut batches = Vec::with_capacity(queued.len());
@@ -102,7 +104,7 @@ impl Core {
         let outgoing: Vec<Outgoing<'_>> = submissions.iter().map(Submission::outgoing).collect();
         let count = loop {
             match lane.fitting_count(&outgoing) {
-                0 => match self.renew(&mut lane, class) {
+                0 => match self.renew(&mut lane, class, class) {
                     Ok(()) => {}
                     Err(Unopened::Space(NoSpace::Wait)) => return Planned::WaitsForSpace,
                     Err(Unopened::Space(NoSpace::Exhausted { until_ms })) => {
@@ -174,10 +176,10 @@ impl Core {
         }
     }
 
-    /// Hands the lane's full segment to the syncer and opens a fresh one.
-    pub(crate) fn renew(&self, lane: &mut Lane, class: LaneClass) -> Result<(), Unopened> {
+    /// Hands the lane's full segment to the syncer and opens a fresh one. `on_behalf_of`: whose claim to space counts.
+    pub(crate) fn renew(&self, lane: &mut Lane, class: LaneClass, on_behalf_of: LaneClass) -> Result<(), Unopened> {
         let now_ms = self.clock.now_ms();
-        let (segment, sequence) = self.ledger.take_free(class, now_ms).map_err(Unopened::Space)?;
+        let (segment, sequence) = self.ledger.take_free(on_behalf_of, now_ms).map_err(Unopened::Space)?;
         let number = segment.number();
         match OpenSegment::begin(segment, sequence, class, &self.superblock.store_id, now_ms) {
             Ok(fresh) => {
@@ -207,16 +209,19 @@ impl Core {
         open.segment.fail(error);
         let mut lost = 0;
         for (key, location) in open.unsynced() {
-            // A large blob that lost a part is gone: its head must not go on saying that it is there.
-            if let Some((header, _)) =
-                self.header_of_record(location).filter(|(header, _)| header.kind == RecordKind::Part)
-            {
-                let head = self.keyer.blob(&header.digest);
-                if let Some(found) = self.index.get(head) {
-                    self.index.remove(head, found.location);
-                }
+            let part = self.header_of_record(location).and_then(|(header, _)| Some((header.digest, header.part?)));
+            // What points elsewhere was not lost here: reclaim failed to move it, or it was uploaded again.
+            if !self.index.remove(key, location) {
+                continue;
             }
-            lost += usize::from(self.index.remove(key, location));
+            lost += 1;
+            // A large blob that lost a part is gone: its head must not go on saying that it is there. A head of another
+            // upload has parts of its own.
+            if let Some((digest, tag)) = part
+                && let Some(head) = self.head_of(self.keyer.blob(&digest), tag.nonce)
+            {
+                self.index.remove(head.key, head.found.location);
+            }
         }
         self.ledger.quarantine(open.segment.number());
         self.counters.quarantined_segments.fetch_add(1, Ordering::Relaxed);

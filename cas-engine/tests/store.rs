@@ -258,6 +258,38 @@ fn within_the_floor_uploads_are_refused_and_nothing_is_lost() {
     assert!(store.engine().stats().lease_broken_total > 0);
 }
 
+/// Reclaim has emptied segments, and slow readers hold bytes of them: the refusal must not blame the lease floor.
+#[test]
+fn a_store_that_readers_hold_says_so_when_it_refuses() {
+    let store = Store::new(small(16));
+    let mut held = Vec::new();
+    let refused = (0..40 * 16).find_map(|seed| {
+        let blob = data(seed, PART);
+        let (sender, answer) = std::sync::mpsc::channel();
+        store.engine().put(sha256(&blob), &blob, Box::new(move |outcome| sender.send(outcome).unwrap()));
+        for _ in 0..100 {
+            if store.stepper().write() == WriterStep::WaitsForSpace {
+                store.stepper().sync();
+                store.stepper().reclaim();
+                store.clock.advance(Duration::from_secs(1));
+            }
+        }
+        match answer.try_recv().expect("an answer within 100 s") {
+            Ok(()) => {
+                held.push(store.engine().read(&sha256(&blob)).unwrap().chunk_at(0, true).unwrap().unwrap());
+                None
+            }
+            Err(error) => Some(error),
+        }
+    });
+    let Some(EngineError::Full { advice, .. }) = refused else { panic!("{refused:?}") };
+    assert!(advice.contains("downloads") && !advice.contains("floor"), "{advice}");
+    // When they let go there is room again.
+    held.clear();
+    store.clock.advance(Duration::from_secs(2));
+    store.put(&data(100_000, PART)).unwrap();
+}
+
 #[test]
 fn an_action_is_a_hit_only_while_its_closure_is_complete() {
     let mut store = Store::new(small(16));

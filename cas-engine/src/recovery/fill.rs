@@ -17,7 +17,7 @@ use super::scan::scan;
 use super::survey::{Contents, Life, read};
 use super::{Loading, Threads, for_each};
 use crate::config::Plan;
-use crate::format::footer::{FOOTER_ENTRY_BYTES, FooterEntry, FooterView, TRAILER_BYTES};
+use crate::format::footer::{FooterEntry, FooterView};
 use crate::format::record::{RecordHeader, RecordKind, RecordPlace};
 use crate::format::superblock::Superblock;
 use crate::format::touches::TouchSnapshot;
@@ -131,37 +131,38 @@ impl<'a> Filling<'a> {
         })
     }
 
-    fn source(&self, life: &Life) -> Source<'a> {
+    /// `record_count`: of those that are found, which may be fewer than there were.
+    fn source(&self, life: &Life, record_count: u64) -> Source<'a> {
         let (number, sequence) = (life.header.number, life.header.sequence);
         let written_ms = life.written_ms().min(self.now_ms);
         let ring_ms = u64::from(EpochLength::AGE_PERIODS_MAX).saturating_mul(self.plan.epochs.length_ms);
-        let known = self.now_ms - written_ms < ring_ms;
-        let record_count = match &life.contents {
-            Contents::Records(found) => found.entries.len(),
-            Contents::Footer(trailer) => ((trailer.footer_bytes - TRAILER_BYTES) / FOOTER_ENTRY_BYTES) as usize,
-        };
-        // An orderly close leaves a byte for each record. When there are more or fewer, a damaged record was left out by the
-        // scan, and which byte is whose is not known: believed all the same, "dropped" would be said of a neighbour.
-        let saved = self.snapshot.segments.get(&(number, sequence)).map(Vec::as_slice);
+        let mut saved = self.snapshot.segments.get(&(number, sequence)).map(Vec::as_slice);
+        let mut touched_ms = written_ms;
+        if self.superblock.clean && saved.is_some_and(|touches| touches.len() as u64 != record_count) {
+            // A damaged record is missing among those found, so nobody knows whose the bytes are, and a shifted one would say
+            // of a good record that it was dropped. All may have been touched until the close.
+            saved = None;
+            touched_ms = self.snapshot.saved_ms.min(self.now_ms);
+        }
+        let known = self.now_ms - touched_ms < ring_ms;
         Source {
             segment: self.ledger.segment(number).expect("surveyed segments are in the ledger"),
             sequence,
-            fallback: if known { self.plan.epochs.epoch_at(written_ms) } else { TouchEpoch::OLD },
-            saved: saved.filter(|touches| !self.superblock.clean || touches.len() == record_count),
+            fallback: if known { self.plan.epochs.epoch_at(touched_ms) } else { TouchEpoch::OLD },
+            saved,
         }
     }
 
     /// First pass.
     fn enter_plain(&self, life: &'a Life, shared: &Shared<'a>) -> bool {
-        let source = self.source(life);
         let (mut is_stamped, mut stamp_max) = (false, 0);
         let mut ahead: Vec<Entering> = Vec::with_capacity(PREFETCH_ENTRIES);
         let enter = |ahead: &mut Vec<Entering>| {
             ahead.drain(..).for_each(|entering| {
-                self.enter(source, entering, &shared.counts);
+                self.enter(life.header.sequence, entering, &shared.counts);
             });
         };
-        self.for_each_entry(life, source, shared, |position, entry| {
+        self.for_each_entry(life, shared, |source, position, entry| {
             stamp_max = stamp_max.max(entry.stamp);
             if !matches!(entry.kind, RecordKind::Blob | RecordKind::Part) {
                 is_stamped = true;
@@ -183,15 +184,14 @@ impl<'a> Filling<'a> {
 
     /// Second pass.
     fn enter_stamped(&self, life: &'a Life, shared: &Shared<'a>) -> bool {
-        let source = self.source(life);
-        self.for_each_entry(life, source, shared, |position, entry| {
+        self.for_each_entry(life, shared, |source, position, entry| {
             let counts = match entry.kind {
                 RecordKind::Blob | RecordKind::Part => false,
                 RecordKind::Head => self.is_complete(source, entry),
                 RecordKind::Action => true,
             };
             let Some(entering) = self.entering(source, position, entry).filter(|_| counts) else { return };
-            if self.enter(source, entering, &shared.counts) == Some(Met::Taken) {
+            if self.enter(source.sequence, entering, &shared.counts) == Some(Met::Taken) {
                 shared.rivals.lock().push(Rival { sequence: source.sequence, entering });
             }
         });
@@ -212,16 +212,11 @@ impl<'a> Filling<'a> {
     }
 
     /// The entries of a life, in order of its records.
-    fn for_each_entry(
-        &self,
-        life: &Life,
-        source: Source<'_>,
-        shared: &Shared<'_>,
-        mut each: impl FnMut(usize, &FooterEntry),
-    ) {
+    fn for_each_entry(&self, life: &Life, shared: &Shared<'_>, mut each: impl FnMut(Source<'a>, usize, &FooterEntry)) {
+        let source = self.source(life, life.entry_count());
         match &life.contents {
             Contents::Records(found) => {
-                found.entries.iter().enumerate().for_each(|(position, entry)| each(position, entry));
+                found.entries.iter().enumerate().for_each(|(position, entry)| each(source, position, entry));
             }
             Contents::Footer(trailer) => {
                 let number = life.header.number;
@@ -229,7 +224,7 @@ impl<'a> Filling<'a> {
                 let footer = read(source.segment.file(), size_bytes - trailer.footer_bytes, trailer.footer_bytes)
                     .and_then(|footer| FooterView::new(footer, size_bytes));
                 if let Some(footer) = footer {
-                    return footer.entries().enumerate().for_each(|(position, entry)| each(position, &entry));
+                    return footer.entries().enumerate().for_each(|(position, entry)| each(source, position, &entry));
                 }
                 // The second pass finds what the first one found.
                 let mut refound = shared.refound.lock();
@@ -237,7 +232,9 @@ impl<'a> Filling<'a> {
                     refound.push((number, self.scan_again(source, &shared.counts)));
                     refound.len() - 1
                 });
-                refound[position].1.entries.iter().enumerate().for_each(|(position, entry)| each(position, entry));
+                let entries = &refound[position].1.entries;
+                let source = self.source(life, entries.len() as u64);
+                entries.iter().enumerate().for_each(|(position, entry)| each(source, position, entry));
             }
         }
     }
@@ -252,8 +249,8 @@ impl<'a> Filling<'a> {
         OpenSegment {
             segment: Arc::clone(segment),
             end_bytes: found.end_bytes,
+            synced_count: found.entries.len(),
             entries: found.entries,
-            synced_count: 0,
         }
     }
 
@@ -273,10 +270,10 @@ impl<'a> Filling<'a> {
     }
 
     /// `None`: the index is full.
-    fn enter(&self, source: Source<'_>, entering: Entering, counts: &Counts) -> Option<Met> {
+    fn enter(&self, sequence: u64, entering: Entering, counts: &Counts) -> Option<Met> {
         let Entering { entry, restored } = entering;
         let is_plain = matches!(entry.kind, RecordKind::Blob | RecordKind::Part);
-        let replaces = |present: Location| is_plain && self.sequence_of(present) < source.sequence;
+        let replaces = |present: Location| is_plain && self.sequence_of(present) < sequence;
         let outcome = self.restore(&restored, replaces, entry.length_bytes, counts)?;
         if outcome == Restored::New {
             match entry.kind {

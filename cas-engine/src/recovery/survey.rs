@@ -4,6 +4,7 @@
 //! the lanes must know where to go on. Everything that cannot be read is left out and logged; only a folder that cannot be
 //! listed stops a start.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use cask_index::{Keyer, Location};
@@ -54,7 +55,7 @@ pub(super) enum Contents {
 }
 
 impl Life {
-    fn entry_count(&self) -> u64 {
+    pub(super) fn entry_count(&self) -> u64 {
         match &self.contents {
             Contents::Footer(trailer) => u64::from(trailer.entry_count),
             Contents::Records(found) => found.entries.len() as u64,
@@ -130,11 +131,13 @@ pub(crate) fn survey(
         segment.open_life(sequence);
         match &life.contents {
             Contents::Footer(trailer) => {
-                sealed.push(Sealed { number, sequence, sealed_ms: trailer.sealed_ms, retry_at_ms: 0 });
+                let holds_actions = life.header.class == LaneClass::Action;
+                sealed.push(Sealed { number, sequence, sealed_ms: trailer.sealed_ms, retry_at_ms: 0, holds_actions });
             }
             Contents::Records(found) => {
-                let end_bytes = found.end_bytes;
-                let open = OpenSegment { segment, end_bytes, entries: found.entries.clone(), synced_count: 0 };
+                make_durable(&segment, &life.header, superblock);
+                let (end_bytes, entries) = (found.end_bytes, found.entries.clone());
+                let open = OpenSegment { segment, end_bytes, synced_count: entries.len(), entries };
                 if found.is_unreadable {
                     sealing.push(open);
                 } else {
@@ -161,6 +164,19 @@ pub(crate) fn survey(
         snapshot,
         sequence_max,
     })
+}
+
+/// A killed process may have left header and records in the page cache only. They are reported present, and appended to, from now
+/// on, so they have to be as durable as the promise says. After a failed sync the kernel takes the pages for clean, so the
+/// header, on which everything in the segment depends, is written again. When the disk refuses, the segment is quarantined
+/// at the next sync; what was found in it stays.
+fn make_durable(segment: &Segment, header: &SegmentHeader, superblock: &Superblock) {
+    let bytes = header.encode(&superblock.store_id);
+    let durable = segment.file().write_at(0, &[IoSlice::new(&bytes)]).and_then(|()| segment.sync());
+    if let Err(error) = durable {
+        segment.fail(&error);
+        tracing::error!(event = "sync_failed", segment = header.number, %error, "what a crash left may not be durable");
+    }
 }
 
 fn segment_numbers(disk: &dyn Disk) -> std::io::Result<Vec<u32>> {
@@ -224,8 +240,8 @@ fn header_from_trailer(
     let first = read(file, SEGMENT_HEADER_BYTES, RECORD_HEADER_BYTES_MAX as u32)?;
     RecordHeader::decode(first, &place)?;
     tracing::error!(event = "segment_header_damaged", number, sequence, "taken from the footer instead");
-    // A sealed segment takes no more records, so its class no longer matters.
-    Some(SegmentHeader { number, sequence, class: LaneClass::Reinserted, opened_ms: 0 })
+    // A sealed segment takes no more records; what is left of its class is the order of its reclaim, which is strictest so.
+    Some(SegmentHeader { number, sequence, class: LaneClass::Action, opened_ms: 0 })
 }
 
 /// `max_size` was lowered: free files go first, then the oldest segments. `examined` is in order of sequence, free first.

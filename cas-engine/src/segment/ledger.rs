@@ -1,7 +1,7 @@
 //! The ledger: which segments there are and in which state, the one place where space is given and taken back.
 //!
-//! Lanes take free segments from it, sealed ones come back in order of sequence (the FIFO of eviction), the reclaimer
-//! turns the oldest into free ones. One free segment is kept back for the reinserted lane: reclaim must always be able
+//! Lanes take free segments from it, sealed ones come back and take their turns (`turns`), the reclaimer turns those
+//! whose turn it is into free ones. One free segment is kept back for the reinserted lane: reclaim must always be able
 //! to move what it keeps.
 
 use std::collections::VecDeque;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::Segment;
+use super::turns::Turns;
 use crate::disk::Disk;
 use crate::format::segment::LaneClass;
 
@@ -34,6 +35,8 @@ pub(crate) struct Sealed {
     pub(crate) sealed_ms: u64,
     /// Looked at before, with too much in it that the floor protects: not worth a look before this time.
     pub(crate) retry_at_ms: u64,
+    /// Some of its records are action results, which restricts when it may be reclaimed (see `turns`).
+    pub(crate) holds_actions: bool,
 }
 
 /// Why there is no segment to be had.
@@ -43,6 +46,23 @@ pub(crate) enum NoSpace {
     Wait,
     /// Nothing can be reclaimed before this time.
     Exhausted { until_ms: u64 },
+}
+
+/// What makes the store refuse uploads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// Everything is inside its lease floor.
+    #[default]
+    Floor,
+    /// The disk under the store has no room for what `max_size` allows.
+    Disk,
+    /// Reclaim has emptied segments, and readers still hold bytes of them.
+    Readers {
+        /// So many segments.
+        segments: u32,
+    },
+    /// Reclaim has not kept up, for a reason of its own.
+    Reclaim,
 }
 
 /// Counts for the statistics.
@@ -57,9 +77,9 @@ struct State {
     /// Longest free first. Used again in this order: until a segment is, a crash brings its records back, and what it
     /// brings back must never be older than what was written over.
     free: VecDeque<u32>,
-    /// Oldest first.
-    sealed: VecDeque<Sealed>,
-    draining: Vec<u32>,
+    sealed: Turns,
+    /// In the order they were released. The flag: it held actions.
+    draining: Vec<(u32, bool)>,
     quarantined: Vec<u32>,
     /// Could not be opened; when each is free again.
     resting: Vec<(u32, u64)>,
@@ -71,6 +91,8 @@ struct State {
     growth_blocked_until_ms: u64,
     /// Set by the reclaimer when it found nothing to take.
     exhausted_until_ms: Option<u64>,
+    /// Why, while that is set.
+    shortage: Shortage,
     /// A lane waits for a segment.
     wanted: bool,
     /// Since when a lane waits in vain.
@@ -117,7 +139,7 @@ impl Ledger {
         let mut state = self.state.lock();
         state.unmade = (0..self.table.len() as u32).rev().filter(|number| self.segment(*number).is_none()).collect();
         state.free = free.into();
-        state.sealed = sealed.into();
+        sealed.into_iter().for_each(|sealed| state.sealed.add(sealed));
         state.next_sequence = sequence_max.saturating_add(1);
     }
 
@@ -171,6 +193,11 @@ impl Ledger {
         if now_ms.saturating_sub(since_ms) >= WAIT_MS_MAX {
             let until_ms = now_ms + WAIT_RETRY_MS;
             state.exhausted_until_ms = Some(until_ms);
+            state.shortage = match state.draining.len() as u32 {
+                _ if now_ms < state.growth_blocked_until_ms => Shortage::Disk,
+                0 => Shortage::Reclaim,
+                segments => Shortage::Readers { segments },
+            };
             state.waiting_since_ms = None;
             return NoSpace::Exhausted { until_ms };
         }
@@ -178,6 +205,11 @@ impl Ledger {
         state.wanted = true;
         self.changed.notify_all();
         NoSpace::Wait
+    }
+
+    /// Why uploads are refused, or were last.
+    pub(crate) fn shortage(&self) -> Shortage {
+        self.state.lock().shortage
     }
 
     /// True while the disk has no room for the segments that `max_size` would allow.
@@ -198,13 +230,6 @@ impl Ledger {
             self.segment_count_max.saturating_sub(state.file_count).min(state.unmade.len() as u32)
         };
         state.free.len() as u32 + growth
-    }
-
-    /// Free segments and files that may still be made.
-    pub(crate) fn available_count(&self, now_ms: u64) -> u32 {
-        let mut state = self.state.lock();
-        self.collect_free(&mut state, now_ms);
-        self.available(&state, now_ms)
     }
 
     /// True when a lane waits, or fewer than `low_water` segments are available.
@@ -229,8 +254,9 @@ impl Ledger {
     }
 
     /// The reclaimer found nothing it may take before `until_ms`.
-    pub(crate) fn declare_exhausted(&self, until_ms: u64) {
+    pub(crate) fn declare_exhausted(&self, until_ms: u64, shortage: Shortage) {
         let mut state = self.state.lock();
+        state.shortage = shortage;
         state.exhausted_until_ms = Some(until_ms);
         state.waiting_since_ms = None;
         drop(state);
@@ -247,32 +273,34 @@ impl Ledger {
     /// A segment took its last record and has its footer.
     pub(crate) fn sealed(&self, sealed: Sealed) {
         let mut state = self.state.lock();
-        // Sealing happens off the lane, so two lanes' segments may arrive out of order.
-        let position = state.sealed.partition_point(|other| other.sequence < sealed.sequence);
-        state.sealed.insert(position, sealed);
+        state.sealed.add(sealed);
         drop(state);
         self.changed.notify_all();
     }
 
     /// Recovery: its footer turned out to be damaged, so it is to be sealed once more.
     pub(crate) fn unsealed(&self, number: u32) {
-        self.state.lock().sealed.retain(|sealed| sealed.number != number);
+        self.state.lock().sealed.remove(number);
     }
 
-    /// Segments that reclaim may look at now, oldest first.
-    pub(crate) fn candidates(&self, now_ms: u64) -> Vec<Sealed> {
-        self.state.lock().sealed.iter().filter(|sealed| sealed.retry_at_ms <= now_ms).copied().collect()
+    /// The first `count` segments that reclaim may look at now.
+    pub(crate) fn candidates(&self, count: usize, now_ms: u64) -> Vec<Sealed> {
+        self.state.lock().sealed.first(count, now_ms)
     }
 
-    /// The earliest time at which a sealed segment is worth another look.
+    /// The earliest time at which a sealed segment is worth another look; 0: now.
     pub(crate) fn earliest_retry_ms(&self) -> Option<u64> {
-        self.state.lock().sealed.iter().map(|sealed| sealed.retry_at_ms).min()
+        self.state.lock().sealed.earliest_ms()
     }
 
-    pub(crate) fn set_retry(&self, sequence: u64, retry_at_ms: u64) {
-        if let Some(sealed) = self.state.lock().sealed.iter_mut().find(|sealed| sealed.sequence == sequence) {
-            sealed.retry_at_ms = retry_at_ms;
-        }
+    /// The segment is not worth a look before that time.
+    pub(crate) fn set_retry(&self, number: u32, retry_at_ms: u64) {
+        self.state.lock().sealed.rest(number, retry_at_ms);
+    }
+
+    /// The segment is left as it is for another turn.
+    pub(crate) fn spare(&self, number: u32) {
+        self.state.lock().sealed.requeue(number);
     }
 
     /// Nothing in the index points into the segment any more: it becomes free when its last reader is gone.
@@ -282,8 +310,8 @@ impl Ledger {
         if state.quarantined.contains(&number) {
             return;
         }
-        state.sealed.retain(|sealed| sealed.number != number);
-        state.draining.push(number);
+        let held_actions = state.sealed.remove(number).is_some_and(|sealed| sealed.holds_actions);
+        state.draining.push((number, held_actions));
         state.exhausted_until_ms = None;
         state.waiting_since_ms = None;
         self.collect_drained(&mut state);
@@ -294,7 +322,7 @@ impl Ledger {
     /// The disk failed under it: what it holds may be read, but it is never written again in this process.
     pub(crate) fn quarantine(&self, number: u32) {
         let mut state = self.state.lock();
-        state.sealed.retain(|sealed| sealed.number != number);
+        state.sealed.remove(number);
         state.quarantined.push(number);
     }
 
@@ -318,10 +346,15 @@ impl Ledger {
 
     fn collect_drained(&self, state: &mut State) {
         let State { draining, free, .. } = state;
-        draining.retain(|number| {
-            let drained = self.segment(*number).expect("draining segments have a file").close_if_unpinned();
+        // Of those that held actions, none becomes free before an older one: see `turns`.
+        let mut actions_wait = false;
+        draining.retain(|(number, held_actions)| {
+            let drained = !(*held_actions && actions_wait)
+                && self.segment(*number).expect("draining segments have a file").close_if_unpinned();
             if drained {
                 free.push_back(*number);
+            } else {
+                actions_wait |= held_actions;
             }
             !drained
         });
@@ -342,7 +375,7 @@ impl Ledger {
     }
 
     pub(crate) fn sealed_segments(&self) -> Vec<Sealed> {
-        self.state.lock().sealed.iter().copied().collect()
+        self.state.lock().sealed.iter().collect()
     }
 
     /// Pins that live now, over all segments.

@@ -11,10 +11,12 @@
 //! The way to Free goes through [`Segment::close_if_unpinned`], which pins lose against: a pin taken too late is
 //! refused, and its reader sees a miss.
 
+pub(crate) mod horizon;
 pub(crate) mod lane;
 pub(crate) mod lease;
 pub(crate) mod ledger;
 pub(crate) mod reclaimer;
+pub(crate) mod turns;
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;

@@ -1,30 +1,41 @@
-//! The reclaimer's step: makes the oldest sealed segment free again.
+//! The reclaimer's step: makes a sealed segment free again.
 //!
-//! Candidates are looked at in order of sequence (FIFO). What [`judge`] says to keep is appended to the reinserted lane
-//! and synced before the index is pointed there; the rest leaves the index; then the segment drains and is free. Runs
-//! ahead of need, never on a request's path.
+//! Segments are looked at as their turns come (`turns`). What [`judge`] says to keep is appended to the reinserted lane,
+//! or to the action lane if it is an action's, and synced before the index is pointed there; the rest leaves the index;
+//! then the segment drains and is free. One that is too good to be emptied is spared: it gets another turn, and what
+//! was hit in it has to be hit again by then. Runs ahead of need, never on a request's path. A step looks at a few
+//! segments, however many there are.
+//!
+//! Nothing here takes a lock that FindMissing or a read would wait for: both go to the table, whose readers take none, and
+//! a pin is a counter. What is shared is memory bandwidth and the device.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cask_index::{Found, Key, Location};
 
 use super::lane::{Outgoing, location_of};
-use super::lease::{LeaseTerms, Unit, Verdict, judge};
-use super::ledger::Sealed;
-use super::{Pin, PinnedRange};
+use super::lease::{Fate, LeaseTerms, RewriteBudget, Sentence, Unit, Verdict, judge};
+use super::ledger::{Sealed, Shortage};
+use super::{Pin, PinnedRange, Segment};
 use crate::core::Core;
-use crate::format::footer::{Footer, TRAILER_BYTES};
+use crate::error::EngineError;
+use crate::format::footer::{Footer, TRAILER_BYTES, footer_bytes};
 use crate::format::record::{RecordHeader, RecordKind, payload_checksum};
-use crate::format::segment::LaneClass;
+use crate::format::segment::{LaneClass, SEGMENT_HEADER_BYTES};
 use crate::writer::Unopened;
 
-/// A segment of which at most half must be kept is taken at once; otherwise the best of this many candidates.
-const CANDIDATES_WEIGHED: usize = 8;
+/// Segments looked at in one step.
+const LOOKS_MAX: usize = 8;
+/// A segment of which at most this share is kept is taken at once; otherwise the best of those looked at.
+const GOOD_SHARE_MAX: (u64, u64) = (1, 4);
 /// Payload bytes moved in one append.
 const MOVE_BYTES_MAX: usize = 4 << 20;
 /// After a candidate could not be handled (a failed read or write), how long until it is looked at again.
 const TROUBLE_RETRY_MS: u64 = 10_000;
+/// The index is crowded and dropping nothing would relieve it: how long until a segment is looked at again.
+const CROWDED_RETRY_MS: u64 = 10_000;
 /// The disk is full and the store too small yet to reclaim anything: how long uploads are refused before a new try.
 const DISK_FULL_RETRY_MS: u64 = 5_000;
 
@@ -35,6 +46,8 @@ pub enum ReclaimStep {
     Idle,
     /// A segment was reclaimed.
     Reclaimed,
+    /// Some were looked at and none could be taken; there are more to look at.
+    Looked,
     /// Space is needed and nothing can be reclaimed before this time.
     Exhausted {
         /// Milliseconds since the Unix epoch.
@@ -52,23 +65,22 @@ struct LiveRecord {
     unit: usize,
     /// Whose touches decide over it, as judged: its own entry, or for a part the head's.
     judged: Touched,
+    is_action: bool,
 }
 
 /// An entry as the judge saw it.
 #[derive(Clone, Copy)]
-struct Touched {
-    key: Key,
-    found: Found,
+pub(crate) struct Touched {
+    pub(crate) key: Key,
+    pub(crate) found: Found,
 }
 
 /// A candidate and what is to become of it.
 struct Judged {
     sealed: Sealed,
     records: Vec<LiveRecord>,
-    keep: Vec<bool>,
-    floor: Vec<bool>,
-    kept_bytes: u64,
-    leases_broken: u64,
+    units: Vec<Unit>,
+    sentence: Sentence,
 }
 
 impl Core {
@@ -83,59 +95,95 @@ impl Core {
 
     pub(crate) fn step_reclaimer(&self) -> ReclaimStep {
         let now_ms = self.clock.now_ms();
-        let crowded = self.index_is_crowded();
-        if !crowded && !self.ledger.needs_reclaim(self.low_water(), now_ms) {
+        let space_is_needed = self.ledger.needs_reclaim(self.low_water(), now_ms);
+        if !space_is_needed && !self.index_is_crowded() {
             return ReclaimStep::Idle;
         }
-        let candidates = self.ledger.candidates(now_ms);
+        let budget = if space_is_needed {
+            self.rewrite_budget()
+        } else {
+            // Room is needed in the index, and only what leaves it makes room there.
+            RewriteBudget::NONE
+        };
+        let candidates = self.ledger.candidates(LOOKS_MAX, now_ms);
+        let none_to_look_at = candidates.is_empty();
+        let judged = candidates.into_iter().filter_map(|sealed| self.judge_segment(sealed, budget, now_ms));
+        match self.choose(judged, space_is_needed, now_ms) {
+            Some(judged) => self.reclaim(judged, now_ms),
+            None if !none_to_look_at => ReclaimStep::Looked,
+            None if !space_is_needed => ReclaimStep::Idle,
+            None => self.nothing_to_take(now_ms),
+        }
+    }
+
+    /// The first that is good enough, or the best. Those that are better left alone get another turn.
+    fn choose(&self, judged: impl Iterator<Item = Judged>, space_is_needed: bool, now_ms: u64) -> Option<Judged> {
         let segment_bytes = u64::from(self.plan.geometry.segment_size_bytes);
         let mut best: Option<Judged> = None;
-        let mut weighed = 0;
-        for sealed in candidates {
-            match self.judge_segment(sealed, now_ms) {
-                Some(judged) => {
-                    weighed += 1;
-                    if best.as_ref().is_none_or(|best| judged.kept_bytes < best.kept_bytes) {
-                        best = Some(judged);
-                    }
-                    let good_enough = best.as_ref().is_some_and(|best| best.kept_bytes * 2 <= segment_bytes);
-                    if good_enough || weighed == CANDIDATES_WEIGHED {
-                        break;
-                    }
-                }
-                None => continue,
+        let mut passed = Vec::new();
+        for judged in judged {
+            if !space_is_needed && judged.sentence.fates.iter().all(|fate| fate.keep) && !judged.records.is_empty() {
+                // Rewriting it would make no room in the index.
+                self.ledger.set_retry(judged.sealed.number, now_ms + CROWDED_RETRY_MS);
+                continue;
+            }
+            let good = !judged.sentence.spare
+                && judged.sentence.kept_bytes * GOOD_SHARE_MAX.1 <= segment_bytes * GOOD_SHARE_MAX.0;
+            let is_better = best.as_ref().is_none_or(|best| {
+                (judged.sentence.spare, judged.sentence.kept_bytes) < (best.sentence.spare, best.sentence.kept_bytes)
+            });
+            if is_better {
+                passed.extend(best.replace(judged));
+            } else {
+                passed.push(judged);
+            }
+            if good {
+                break;
             }
         }
-        match best {
-            Some(judged) => self.reclaim(judged, now_ms),
-            None if crowded && self.ledger.available_count(now_ms) >= self.low_water() => ReclaimStep::Idle,
-            None => match self.ledger.earliest_retry_ms() {
-                Some(until_ms) if until_ms > now_ms => {
-                    self.ledger.declare_exhausted(until_ms);
-                    ReclaimStep::Exhausted { until_ms }
-                }
-                None if self.ledger.disk_is_full(now_ms)
-                    && self.ledger.nothing_to_reclaim()
-                    && self.sealing.lock().is_empty() =>
-                {
-                    let until_ms = now_ms + DISK_FULL_RETRY_MS;
-                    self.ledger.declare_exhausted(until_ms);
-                    ReclaimStep::Exhausted { until_ms }
-                }
-                _ => ReclaimStep::Waits,
-            },
+        passed.iter().filter(|judged| judged.sentence.spare).for_each(|judged| self.spare(judged));
+        best
+    }
+
+    /// Another turn. To be spared again, its records must be hit again.
+    fn spare(&self, judged: &Judged) {
+        for record in &judged.records {
+            if record.judged.found.hit {
+                let Touched { key, found } = record.judged;
+                self.index.relocate(key, found.location, found.location);
+            }
+        }
+        self.counters.spared_segments.fetch_add(1, Ordering::Relaxed);
+        self.ledger.spare(judged.sealed.number);
+    }
+
+    fn nothing_to_take(&self, now_ms: u64) -> ReclaimStep {
+        match self.ledger.earliest_retry_ms() {
+            Some(until_ms) if until_ms > now_ms => {
+                self.ledger.declare_exhausted(until_ms, Shortage::Floor);
+                ReclaimStep::Exhausted { until_ms }
+            }
+            None if self.ledger.disk_is_full(now_ms)
+                && self.ledger.nothing_to_reclaim()
+                && self.sealing.lock().is_empty() =>
+            {
+                let until_ms = now_ms + DISK_FULL_RETRY_MS;
+                self.ledger.declare_exhausted(until_ms, Shortage::Disk);
+                ReclaimStep::Exhausted { until_ms }
+            }
+            _ => ReclaimStep::Waits,
         }
     }
 
     /// `None`: not now; the ledger knows when to look again.
-    fn judge_segment(&self, sealed: Sealed, now_ms: u64) -> Option<Judged> {
+    fn judge_segment(&self, sealed: Sealed, budget: RewriteBudget, now_ms: u64) -> Option<Judged> {
         let Some(footer) = self.read_footer(sealed).or_else(|| self.restore_footer(sealed)) else {
             tracing::error!(
                 event = "footer_unreadable",
                 segment = sealed.number,
                 "a sealed segment's footer cannot be read"
             );
-            self.ledger.set_retry(sealed.sequence, now_ms + TROUBLE_RETRY_MS);
+            self.ledger.set_retry(sealed.number, now_ms + TROUBLE_RETRY_MS);
             return None;
         };
         let mut units = Vec::new();
@@ -144,10 +192,12 @@ impl Core {
         for entry in &footer.entries {
             let location = location_of(sealed.number, entry);
             let Some(found) = self.index.get(entry.key).filter(|found| found.location == location) else { continue };
-            let bytes = u64::from(entry.length_bytes);
+            // With its place in the footer: small records must not look smaller than what they take when they are moved.
+            let bytes = u64::from(entry.length_bytes) + footer_bytes(1) - footer_bytes(0);
             if entry.kind != RecordKind::Part {
                 let judged = Touched { key: entry.key, found };
-                records.push(LiveRecord { key: entry.key, location, unit: units.len(), judged });
+                let is_action = entry.kind == RecordKind::Action;
+                records.push(LiveRecord { key: entry.key, location, unit: units.len(), judged, is_action });
                 units.push(self.unit_of(found, bytes, sealed, now_ms));
                 continue;
             }
@@ -158,11 +208,11 @@ impl Core {
                         units.len() - 1
                     });
                     units[unit].bytes += bytes;
-                    records.push(LiveRecord { key: entry.key, location, unit, judged });
+                    records.push(LiveRecord { key: entry.key, location, unit, judged, is_action: false });
                 }
                 PartOwner::Upload => {
                     let judged = Touched { key: entry.key, found };
-                    records.push(LiveRecord { key: entry.key, location, unit: units.len(), judged });
+                    records.push(LiveRecord { key: entry.key, location, unit: units.len(), judged, is_action: false });
                     units.push(Unit {
                         bytes,
                         age_periods: None,
@@ -180,25 +230,24 @@ impl Core {
             lease_floor_ms: self.plan.lease_floor_ms,
             epochs: self.plan.epochs,
             outlived_lease: now_ms.saturating_sub(sealed.sealed_ms) >= self.plan.lease_ms,
-            credit_bytes: self.rewrite_credit_bytes(),
+            budget,
+            window_ranks: self.window.lock().ranks(),
         };
-        match judge(&units, u64::from(self.plan.geometry.segment_size_bytes), &terms) {
-            Verdict::Reclaim { keep, floor, kept_bytes, leases_broken } => {
-                let keep = records.iter().map(|record| keep[record.unit]).collect();
-                let floor = records.iter().map(|record| floor[record.unit]).collect();
-                Some(Judged { sealed, records, keep, floor, kept_bytes, leases_broken })
-            }
+        // What a segment takes: whoever keeps more of one than fits into the next makes no room.
+        let overhead_bytes = u64::from(SEGMENT_HEADER_BYTES) + footer_bytes(0);
+        match judge(&units, u64::from(self.plan.geometry.segment_size_bytes) - overhead_bytes, &terms) {
+            Verdict::Reclaim(sentence) => Some(Judged { sealed, records, units, sentence }),
             Verdict::TooYoung { retry_after_ms } => {
-                self.ledger.set_retry(sealed.sequence, now_ms + retry_after_ms);
+                self.ledger.set_retry(sealed.number, now_ms + retry_after_ms);
                 None
             }
         }
     }
 
-    fn rewrite_credit_bytes(&self) -> u64 {
+    fn rewrite_budget(&self) -> RewriteBudget {
         let appended = self.counters.appended_bytes.load(Ordering::Relaxed);
         let rewritten = self.counters.reinserted_bytes.load(Ordering::Relaxed);
-        self.rewrite_credit.lock().update(appended, rewritten)
+        self.rewrite_credit.lock().update(appended, rewritten, u64::from(self.plan.geometry.segment_size_bytes))
     }
 
     fn unit_of(&self, found: Found, bytes: u64, sealed: Sealed, now_ms: u64) -> Unit {
@@ -245,7 +294,8 @@ impl Core {
         }
     }
 
-    fn head_of(&self, head_key: Key, nonce: u64) -> Option<Touched> {
+    /// The head at this key, if it is that of the upload `nonce`.
+    pub(crate) fn head_of(&self, head_key: Key, nonce: u64) -> Option<Touched> {
         let found = self.index.get(head_key)?;
         let (head, _) = self.header_of_record(found.location)?;
         let names_it = head.kind == RecordKind::Head && head.part?.nonce == nonce;
@@ -253,47 +303,39 @@ impl Core {
     }
 
     fn reclaim(&self, judged: Judged, now_ms: u64) -> ReclaimStep {
-        let Judged { sealed, records, keep, floor, kept_bytes, mut leases_broken } = judged;
-        let (mut kept, mut dropped) = (Vec::with_capacity(records.len()), 0_u64);
-        for ((record, keep), floor) in records.into_iter().zip(keep).zip(floor) {
-            // Who was told "present" since the judgement has a lease: what cannot be dropped is kept.
-            if keep || !self.drop_untouched(&record) {
-                kept.push((record, floor));
-            } else {
-                dropped += 1;
-            }
-        }
-        let mut moved = self.move_records(kept.iter().map(|(record, _)| record));
+        let Judged { sealed, records, units, sentence } = judged;
+        self.window.lock().note(&units, u64::from(self.plan.geometry.segment_size_bytes));
+        let mut dropping = Dropping { core: self, now_ms, broken_units: HashSet::new() };
+        // Who was told "present" since the judgement has a lease: what cannot be dropped is kept.
+        let mut kept: Vec<(LiveRecord, Fate)> = records
+            .into_iter()
+            .map(|record| (sentence.fates[record.unit], record))
+            .filter(|(fate, record)| fate.keep || !dropping.drop(record, fate))
+            .map(|(fate, record)| (record, fate))
+            .collect();
+        let protect = self.crash_protection_left_ms(sealed, now_ms) > 0;
+        let mut moved = self.move_records(&kept, protect);
         if matches!(moved, Err(Unopened::Space(_))) && self.ledger.is_wedged(now_ms) {
             // Nothing is free, nothing will be, and what is to be kept has nowhere to go: only the floor is sacred.
-            kept.retain(|(record, floor)| {
-                let goes = !floor && self.drop_untouched(record);
-                dropped += u64::from(goes);
-                leases_broken += u64::from(goes);
-                !goes
-            });
-            moved = self.move_records(kept.iter().map(|(record, _)| record));
+            kept.retain(|(record, fate)| fate.floor || !dropping.drop(record, fate));
+            moved = self.move_records(&kept, protect);
         }
         match moved {
             Ok(()) => {}
             Err(Unopened::Space(_)) => return ReclaimStep::Waits,
             Err(Unopened::Failed(error)) => {
                 tracing::error!(event = "reclaim_failed", segment = sealed.number, %error, "cannot move what must be kept");
-                self.ledger.set_retry(sealed.sequence, now_ms + TROUBLE_RETRY_MS);
+                self.ledger.set_retry(sealed.number, now_ms + TROUBLE_RETRY_MS);
                 return ReclaimStep::Waits;
             }
         }
-        self.counters.dropped_records.fetch_add(dropped, Ordering::Relaxed);
-        self.counters.lease_broken.fetch_add(leases_broken, Ordering::Relaxed);
         self.counters.reclaimed_segments.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(
             event = "segment_reclaimed",
             segment = sealed.number,
             sequence = sealed.sequence,
             kept = kept.len(),
-            kept_bytes,
-            dropped,
-            leases_broken,
+            kept_bytes = sentence.kept_bytes,
         );
         self.ledger.release(sealed.number);
         ReclaimStep::Reclaimed
@@ -313,25 +355,31 @@ impl Core {
         headless
     }
 
-    /// Appends the records to the reinserted lane, syncs, points the index at the copies. Records that fail their
-    /// checks on the way are dropped: a bad copy is worse than a miss.
-    fn move_records<'a>(&self, records: impl Iterator<Item = &'a LiveRecord>) -> Result<(), Unopened> {
-        let mut lane = self.lane(LaneClass::Reinserted).lock();
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for record in records {
-            bytes += record.location.length_bytes() as usize;
-            batch.push(record);
-            if bytes >= MOVE_BYTES_MAX {
-                self.move_batch(&mut lane, &batch)?;
-                batch.clear();
-                bytes = 0;
+    /// Appends the records to their lanes, syncs, points the index at the copies. Records that fail their checks on the
+    /// way are dropped: a bad copy is worse than a miss. Those that an earlier, interrupted try moved are not moved again.
+    /// `protect`: they count as touched now.
+    fn move_records(&self, records: &[(LiveRecord, Fate)], protect: bool) -> Result<(), Unopened> {
+        let stands =
+            |record: &&LiveRecord| self.index.get(record.key).is_some_and(|found| found.location == record.location);
+        for class in [LaneClass::Reinserted, LaneClass::Action] {
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            let of_class = |record: &&LiveRecord| record.is_action == (class == LaneClass::Action);
+            for record in records.iter().map(|(record, _)| record).filter(of_class).filter(stands) {
+                bytes += record.location.length_bytes() as usize;
+                batch.push(record);
+                if bytes >= MOVE_BYTES_MAX {
+                    self.move_batch(class, &batch, protect)?;
+                    batch.clear();
+                    bytes = 0;
+                }
             }
+            self.move_batch(class, &batch, protect)?;
         }
-        self.move_batch(&mut lane, &batch)
+        Ok(())
     }
 
-    fn move_batch(&self, lane: &mut super::lane::Lane, batch: &[&LiveRecord]) -> Result<(), Unopened> {
+    fn move_batch(&self, class: LaneClass, batch: &[&LiveRecord], protect: bool) -> Result<(), Unopened> {
         let checked: Vec<(&LiveRecord, RecordHeader, PinnedRange)> =
             batch.iter().filter_map(|record| self.check_for_move(record)).collect();
         let outgoing: Vec<Outgoing<'_>> = checked
@@ -340,35 +388,54 @@ impl Core {
             .collect();
         let mut moved = 0;
         while moved < outgoing.len() {
-            let count = lane.fitting_count(&outgoing[moved..]);
-            if count == 0 {
-                self.renew(lane, LaneClass::Reinserted)?;
-                continue;
+            let (segment, locations, entry_count) = self.append_kept(class, &outgoing[moved..])?;
+            // What was durable in the old segment must be durable in the new one before the old one is given away. The
+            // lane is free meanwhile: new action results go there too.
+            if let Err(error) = segment.sync() {
+                self.quarantine_segment(&segment, &error);
+                return Err(Unopened::Failed(EngineError::Storage(error.to_string())));
             }
-            let appended = lane.append(&outgoing[moved..moved + count]);
-            let segment = lane.open.as_ref().map(|open| std::sync::Arc::clone(&open.segment));
-            // What was durable in the old segment must be durable in the new one before the old one is given away.
-            let synced = appended.and_then(|locations| {
-                segment.expect("just appended to").sync()?;
-                Ok(locations)
-            });
-            let locations = match synced {
-                Ok(locations) => locations,
-                Err(error) => {
-                    self.abandon(lane, &error);
-                    return Err(Unopened::Failed(crate::error::EngineError::Storage(error.to_string())));
-                }
-            };
             for ((record, _, _), to) in checked[moved..].iter().zip(&locations) {
+                if protect {
+                    // The younger segment has no protection of its own, and nobody knows when this was touched before the crash.
+                    self.index.touch(record.judged.key, self.epoch());
+                }
                 self.index.relocate(record.key, record.location, *to);
                 self.counters.reinserted_bytes.fetch_add(u64::from(to.length_bytes()), Ordering::Relaxed);
+                segment.published();
             }
-            if let Some(open) = lane.open.as_mut() {
-                open.synced_count = open.entries.len();
-            }
-            moved += count;
+            self.move_watermark(class, &segment, entry_count);
+            moved += locations.len();
         }
         Ok(())
+    }
+
+    /// Appends as many as the lane's segment takes, at least one. Returns the segment, where they stand in it, and how
+    /// many entries it has with them. They count as written and not yet published.
+    fn append_kept(
+        &self,
+        class: LaneClass,
+        outgoing: &[Outgoing<'_>],
+    ) -> Result<(Arc<Segment>, Vec<Location>, usize), Unopened> {
+        let _appending = (class == LaneClass::Action).then(|| self.action_appends.lock());
+        let mut lane = self.lane(class).lock();
+        let mut count = lane.fitting_count(outgoing);
+        while count == 0 {
+            // Whatever the lane, it is reclaim that asks: the reserve is for it.
+            self.renew(&mut lane, class, LaneClass::Reinserted)?;
+            count = lane.fitting_count(outgoing);
+        }
+        match lane.append(&outgoing[..count]) {
+            Ok(locations) => {
+                let open = lane.open.as_ref().expect("just appended to");
+                open.segment.written(locations.len());
+                Ok((Arc::clone(&open.segment), locations, open.entries.len()))
+            }
+            Err(error) => {
+                self.abandon(&mut lane, &error);
+                Err(Unopened::Failed(EngineError::Storage(error.to_string())))
+            }
+        }
     }
 
     fn check_for_move<'a>(&self, record: &'a LiveRecord) -> Option<(&'a LiveRecord, RecordHeader, PinnedRange)> {
@@ -385,6 +452,28 @@ impl Core {
             }
         }
         checked
+    }
+}
+
+/// Drops records and keeps the account of it, at once: whatever else comes of the segment, they are gone.
+struct Dropping<'a> {
+    core: &'a Core,
+    now_ms: u64,
+    /// Units that were counted as broken leases: a large blob counts once.
+    broken_units: HashSet<usize>,
+}
+
+impl Dropping<'_> {
+    /// False when it was touched since it was judged.
+    fn drop(&mut self, record: &LiveRecord, fate: &Fate) -> bool {
+        if !self.core.drop_untouched(record) {
+            return false;
+        }
+        self.core.counters.dropped_records.fetch_add(1, Ordering::Relaxed);
+        let breaks_lease = fate.leased && self.broken_units.insert(record.unit);
+        self.core.counters.lease_broken.fetch_add(u64::from(breaks_lease), Ordering::Relaxed);
+        self.core.horizon.lock().dropped(fate.idle_ms_min, breaks_lease, self.now_ms);
+        true
     }
 }
 

@@ -117,7 +117,7 @@ pub(super) fn engine_values(stats: &EngineStats) -> impl Iterator<Item = (&'stat
     engine_metrics(stats).into_iter().map(|(name, _, _, value)| (name.trim_start_matches("cask_"), value))
 }
 
-fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 23] {
+fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u64); 25] {
     // Taken apart so that a new counter of the engine cannot be forgotten here.
     let EngineStats {
         entry_count,
@@ -133,8 +133,10 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
         appended_bytes_total,
         reinserted_bytes_total,
         reclaimed_segments_total,
+        spared_segments_total,
         dropped_records_total,
         lease_broken_total,
+        horizon_ms,
         uploads_refused_total,
         corrupt_records_total,
         quarantined_segments_total,
@@ -173,12 +175,24 @@ fn engine_metrics(stats: &EngineStats) -> [(&'static str, Kind, &'static str, u6
             reinserted_bytes_total,
         ),
         ("cask_reclaimed_segments_total", Counter, "Segments emptied for reuse.", reclaimed_segments_total),
+        (
+            "cask_spared_segments_total",
+            Counter,
+            "Times a segment was left for another turn because most of it is in use. Over cask_reclaimed_segments_total: raise max_size.",
+            spared_segments_total,
+        ),
         ("cask_dropped_records_total", Counter, "Records evicted.", dropped_records_total),
         (
             "cask_lease_broken_total",
             Counter,
             "Records evicted before their lease ended (never before its floor). Growing: raise max_size or lower lease.",
             lease_broken_total,
+        ),
+        (
+            "cask_horizon_seconds",
+            Gauge,
+            "What was used within this time is there: the least time since its last use at which a record was evicted in the last hour or two, and until one is, the time since the start. Below the lease while cask_lease_broken_total grows: raise max_size.",
+            horizon_ms / 1000,
         ),
         (
             "cask_uploads_refused_total",

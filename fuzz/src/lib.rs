@@ -4,17 +4,20 @@
 //! over the seeds and a fixed stream of mutations of them.
 
 mod disk_format;
+mod engine_operations;
 mod wire;
 
 pub use disk_format::{action_payload, footer, record, segment_header, superblock, touch_snapshot};
+pub use engine_operations::engine_operations;
 pub use wire::{proto_digest, resource_name};
 
 /// A target: true when the input was what it is about, and was accepted.
 pub type Target = fn(&[u8]) -> bool;
 
 /// Every target by the name of its shell and of its folder of seeds.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("action_payload", action_payload),
+    ("engine_operations", engine_operations),
     ("footer", footer),
     ("proto_digest", proto_digest),
     ("record", record),

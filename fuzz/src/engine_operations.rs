@@ -3,7 +3,7 @@
 //! with a reference model.
 //!
 //! Input: four bytes of setup, then four bytes an operation: what, and three arguments. Every input means something, so a
-//! changed byte changes one operation; `seeds` in `fuzz/tests/corpus.rs` says what the committed ones do.
+//! changed byte changes one operation. The seeds under `fuzz/corpus` are named for what they do.
 
 use cask_engine::Durability;
 use cask_simulation::workload::TINY_BLOBS_FIRST;
@@ -81,10 +81,7 @@ fn operation(setup: &Setup, [what, a, b, c]: [u8; 4]) -> Operation {
         22 | 23 => Operation::Reclaim,
         24 => Operation::Maintain,
         25 => Operation::Settle,
-        26 => Operation::Reopen {
-            segment_count: (a % 3 == 0).then(|| 12 + u32::from(b % 30)),
-            power_loss: c % 2 == 1,
-        },
+        26 => Operation::Reopen { segment_count: (a % 3 == 0).then(|| 12 + u32::from(b % 30)), power_loss: c % 2 == 1 },
         27 | 28 => Operation::Crash {
             after: u32::from(a % 30),
             kind: crash_kind(b),
@@ -122,9 +119,7 @@ fn crash_kind(choice: u8) -> CrashKind {
     match choice % 4 {
         0 => CrashKind::Kill,
         1 | 2 => CrashKind::Power(Survivors::Sectors(u64::from(rest))),
-        _ => {
-            CrashKind::Power(Survivors::Writes { mask: u32::from(rest % 16), count: 4, torn: rest & 16 != 0 })
-        }
+        _ => CrashKind::Power(Survivors::Writes { mask: u32::from(rest % 16), count: 4, torn: rest & 16 != 0 }),
     }
 }
 

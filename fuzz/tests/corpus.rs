@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 /// A run of the engine takes a thousand times as long as a parser.
 fn mutation_count(name: &str) -> usize {
-    if name == "engine_operations" { 2500 } else { 50_000 }
+    if name == "engine_operations" { 2000 } else { 50_000 }
 }
 
 const INPUT_BYTES_MAX: usize = 4096;

@@ -307,6 +307,10 @@ impl<'a> Run<'a> {
         match operation {
             Operation::Put { blob } => self.put(*blob),
             Operation::PutMany { first, count } => (*first..first + count).try_for_each(|blob| {
+                if self.disk.is_crashed() {
+                    // The process is dead: what it would still say binds nobody.
+                    return Ok(());
+                }
                 self.put(blob)?;
                 if self.waiting.len().is_multiple_of(16) { self.step_write() } else { Ok(()) }
             }),

@@ -80,7 +80,6 @@ fn operation(setup: &Setup, [what, a, b, c]: [u8; 4]) -> Operation {
         21 => Operation::Sync,
         22 | 23 => Operation::Reclaim,
         24 => Operation::Maintain,
-        25 => Operation::Settle,
         26 => Operation::Reopen { segment_count: (a % 3 == 0).then(|| 12 + u32::from(b % 30)), power_loss: c % 2 == 1 },
         27 | 28 => Operation::Crash {
             after: u32::from(a % 30),
@@ -89,7 +88,7 @@ fn operation(setup: &Setup, [what, a, b, c]: [u8; 4]) -> Operation {
         },
         29 => Operation::Fault(trouble(a, wide)),
         30 if setup.media_faults => Operation::Fault(media_fault(a, u64::from(wide))),
-        30 => Operation::Settle,
+        25 | 30 => Operation::Settle,
         _ => Operation::Liveness,
     }
 }

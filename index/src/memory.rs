@@ -173,6 +173,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "the interpreter gives up where the kernel refuses")]
     fn what_cannot_fit_is_an_error() {
         for line_count in [usize::MAX, usize::MAX / size_of::<Line>(), 1 << 56] {
             assert!(Lines::new(line_count).is_err(), "{line_count}");

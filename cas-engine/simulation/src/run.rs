@@ -307,6 +307,10 @@ impl<'a> Run<'a> {
         match operation {
             Operation::Put { blob } => self.put(*blob),
             Operation::PutMany { first, count } => (*first..first + count).try_for_each(|blob| {
+                if self.disk.is_crashed() {
+                    // The process is dead: what it would still say binds nobody.
+                    return Ok(());
+                }
                 self.put(blob)?;
                 if self.waiting.len().is_multiple_of(16) { self.step_write() } else { Ok(()) }
             }),
@@ -844,7 +848,7 @@ impl<'a> Run<'a> {
             }
             let age_ms = blob.promised_ms.map(|promised_ms| now_ms - promised_ms);
             let in_floor = age_ms.is_some_and(|age_ms| age_ms < floor_ms);
-            if crashed && !(dropped && !in_floor) {
+            if crashed && (!dropped || in_floor) {
                 continue;
             }
             let excused = disk.is_harmed(&blob.digest) || (quarantined && !blob.durable) || (dropped && !in_floor);
@@ -955,7 +959,7 @@ impl<'a> Run<'a> {
         self.uploads.clear();
         self.opened = None;
         self.drain()?;
-        for (id, Waiting { about, .. }) in std::mem::take(&mut self.waiting) {
+        if let Some((id, Waiting { about, .. })) = std::mem::take(&mut self.waiting).pop_first() {
             return Err(Violation::new(
                 "completion",
                 format!("completion {id} ({about:?}) neither ran nor was dropped"),

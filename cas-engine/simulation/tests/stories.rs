@@ -148,4 +148,20 @@ fn a_large_blob_that_lost_a_part_on_its_way_is_refused() {
 fn what_is_nearly_all_protected_is_not_moved_for_ever() {
     let (_, outcome) = run_seed(907, 600);
     assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+
+/// Of the simulator itself: blobs whose segment fails as the machine goes down are there again after a kill, so nothing is
+/// asked of the dying process any more.
+#[test]
+fn a_process_that_dies_amid_many_uploads_is_not_asked_what_it_has() {
+    let setup = Setup {
+        segment_size_bytes: 64 << 10,
+        segment_count: 12,
+        media_faults: false,
+        ..setup(9, Durability::Written, 0, 0)
+    };
+    let tiny = |position: u32| many((1 << 24) + 256 * position, 250);
+    let crash = Operation::Crash { after: 6, kind: CrashKind::Kill, again_after: Some(1) };
+    let mut operations: Vec<_> = (1..7).map(tiny).collect();
+    operations.extend([crash, Operation::Put { blob: 14 }, tiny(6)]);
+    check(&setup, &operations);
 }

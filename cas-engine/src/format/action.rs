@@ -14,11 +14,12 @@ const HEADER_BYTES: usize = 8;
 const KEY_BYTES: usize = 16;
 
 /// Bytes of the payload.
-pub(crate) fn payload_bytes(instance: &str, closure_count: usize, value_bytes: usize) -> u64 {
+pub fn payload_bytes(instance: &str, closure_count: usize, value_bytes: usize) -> u64 {
     HEADER_BYTES as u64 + closure_count as u64 * KEY_BYTES as u64 + instance.len() as u64 + value_bytes as u64
 }
 
-pub(crate) fn encode(instance: &str, closure: &[Key], value: &[u8]) -> Vec<u8> {
+/// The payload. `closure` as the index knows its blobs.
+pub fn encode(instance: &str, closure: &[Key], value: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0_u8; HEADER_BYTES];
     bytes.reserve(payload_bytes(instance, closure.len(), value.len()) as usize - HEADER_BYTES);
     put_u32(&mut bytes, 0, closure.len() as u32);
@@ -32,15 +33,16 @@ pub(crate) fn encode(instance: &str, closure: &[Key], value: &[u8]) -> Vec<u8> {
 }
 
 /// A decoded payload; its parts share the payload's memory.
-pub(crate) struct ActionPayload {
+pub struct ActionPayload {
     closure: Bytes,
     instance: Bytes,
-    pub(crate) value: Bytes,
+    /// What the caller stored, opaque to the engine.
+    pub value: Bytes,
 }
 
 impl ActionPayload {
     /// `None` when the lengths do not fit: the record was not written by us.
-    pub(crate) fn decode(payload: &Bytes) -> Option<Self> {
+    pub fn decode(payload: &Bytes) -> Option<Self> {
         if payload.len() < HEADER_BYTES {
             return None;
         }
@@ -54,15 +56,18 @@ impl ActionPayload {
         })
     }
 
-    pub(crate) fn instance(&self) -> Option<&str> {
+    /// `None` when it is no text.
+    pub fn instance(&self) -> Option<&str> {
         std::str::from_utf8(&self.instance).ok()
     }
 
-    pub(crate) fn is_of(&self, instance: &str) -> bool {
+    /// Whether the record belongs to the instance.
+    pub fn is_of(&self, instance: &str) -> bool {
         self.instance == instance.as_bytes()
     }
 
-    pub(crate) fn closure(&self) -> impl Iterator<Item = Key> + '_ {
+    /// Keys of the blobs that the result needs.
+    pub fn closure(&self) -> impl Iterator<Item = Key> + '_ {
         self.closure.chunks_exact(KEY_BYTES).map(|key| Key::from_bytes(get_array(key, 0)))
     }
 }

@@ -26,20 +26,24 @@ const SEALED_AT: usize = END_AT + 8;
 const CHECKSUM_AT: usize = SEALED_AT + 8;
 const CRC_AT: usize = CHECKSUM_AT + 8;
 /// Bytes of the trailer.
-pub(crate) const TRAILER_BYTES: u32 = 64;
+pub const TRAILER_BYTES: u32 = 64;
 /// Bytes of one entry.
-pub(crate) const FOOTER_ENTRY_BYTES: u32 = 32;
+pub const FOOTER_ENTRY_BYTES: u32 = 32;
 const _: () = assert!(CRC_AT + 4 <= TRAILER_BYTES as usize);
 
 /// What recovery needs to know of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FooterEntry {
-    pub(crate) key: Key,
-    pub(crate) offset_bytes: u32,
-    pub(crate) length_bytes: u32,
-    pub(crate) kind: RecordKind,
+pub struct FooterEntry {
+    /// The key it is entered under.
+    pub key: Key,
+    /// Where the record starts.
+    pub offset_bytes: u32,
+    /// Header, payload and padding.
+    pub length_bytes: u32,
+    /// What the record holds.
+    pub kind: RecordKind,
     /// The record's stamp.
-    pub(crate) stamp: u64,
+    pub stamp: u64,
 }
 
 impl FooterEntry {
@@ -63,22 +67,25 @@ impl FooterEntry {
 
 /// A decoded footer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Footer {
-    pub(crate) sequence: u64,
-    pub(crate) sealed_ms: u64,
+pub struct Footer {
+    /// The life of the segment.
+    pub sequence: u64,
+    /// When it was sealed, since the Unix epoch.
+    pub sealed_ms: u64,
     /// Offset at which the records end.
-    pub(crate) end_bytes: u32,
-    pub(crate) entries: Vec<FooterEntry>,
+    pub end_bytes: u32,
+    /// In the order of the records.
+    pub entries: Vec<FooterEntry>,
 }
 
 /// Bytes that a footer of `entry_count` entries takes at the end of the segment.
-pub(crate) fn footer_bytes(entry_count: usize) -> u64 {
+pub fn footer_bytes(entry_count: usize) -> u64 {
     entry_count as u64 * u64::from(FOOTER_ENTRY_BYTES) + u64::from(TRAILER_BYTES)
 }
 
 impl Footer {
     /// The last `footer_bytes(entries)` bytes of the file.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let entry_bytes = self.entries.len() * FOOTER_ENTRY_BYTES as usize;
         let mut bytes = vec![0_u8; entry_bytes + TRAILER_BYTES as usize];
         let (body, trailer) = bytes.split_at_mut(entry_bytes);
@@ -98,7 +105,7 @@ impl Footer {
     }
 
     /// The life that a trailer speaks of; `None` when it is no trailer.
-    pub(crate) fn sequence_of(trailer: &[u8]) -> Option<u64> {
+    pub fn sequence_of(trailer: &[u8]) -> Option<u64> {
         let valid = trailer.len() == TRAILER_BYTES as usize
             && trailer[..VERSION_AT] == MAGIC
             && crc32c::crc32c(&trailer[..CRC_AT]) == get_u32(trailer, CRC_AT)
@@ -108,14 +115,14 @@ impl Footer {
 
     /// Bytes of footer that the trailer (the last 64 bytes of a segment of `sequence`) announces; `None` when it is
     /// no trailer of this life.
-    pub(crate) fn announced_bytes(trailer: &[u8], sequence: u64, segment_size_bytes: u32) -> Option<u32> {
+    pub fn announced_bytes(trailer: &[u8], sequence: u64, segment_size_bytes: u32) -> Option<u32> {
         let valid = Self::sequence_of(trailer) == Some(sequence);
         let bytes = footer_bytes(get_u32(trailer, COUNT_AT) as usize);
         (valid && bytes <= u64::from(segment_size_bytes)).then_some(bytes as u32)
     }
 
     /// Reads the whole footer, `announced_bytes` long. `None` when its checksum or an entry is wrong.
-    pub(crate) fn decode(bytes: &[u8], segment_size_bytes: u32) -> Option<Self> {
+    pub fn decode(bytes: &[u8], segment_size_bytes: u32) -> Option<Self> {
         let view = FooterView::new(bytes, segment_size_bytes)?;
         Some(Self {
             sequence: view.sequence(),
@@ -128,14 +135,14 @@ impl Footer {
 
 /// A checked footer, read where it lies: recovery goes through millions of entries and keeps none of them.
 #[derive(Clone, Copy)]
-pub(crate) struct FooterView<'a> {
+pub struct FooterView<'a> {
     body: &'a [u8],
     trailer: &'a [u8],
 }
 
 impl<'a> FooterView<'a> {
     /// Of the last `announced_bytes` of a segment. `None` when the checksum or an entry is wrong.
-    pub(crate) fn new(bytes: &'a [u8], segment_size_bytes: u32) -> Option<Self> {
+    pub fn new(bytes: &'a [u8], segment_size_bytes: u32) -> Option<Self> {
         let (body, trailer) = bytes.split_at_checked(bytes.len().checked_sub(TRAILER_BYTES as usize)?)?;
         let in_bounds = |entry: &FooterEntry| {
             entry.offset_bytes.checked_add(entry.length_bytes).is_some_and(|end| end <= segment_size_bytes)
@@ -148,20 +155,23 @@ impl<'a> FooterView<'a> {
         sound.then_some(Self { body, trailer })
     }
 
-    pub(crate) fn sequence(&self) -> u64 {
+    /// The life of the segment.
+    pub fn sequence(&self) -> u64 {
         get_u64(self.trailer, SEQUENCE_AT)
     }
 
-    pub(crate) fn sealed_ms(&self) -> u64 {
+    /// When it was sealed, since the Unix epoch.
+    pub fn sealed_ms(&self) -> u64 {
         get_u64(self.trailer, SEALED_AT)
     }
 
-    pub(crate) fn end_bytes(&self) -> u32 {
+    /// Offset at which the records end.
+    pub fn end_bytes(&self) -> u32 {
         get_u32(self.trailer, END_AT)
     }
 
     /// In the order of the records.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = FooterEntry> + use<'a> {
+    pub fn entries(&self) -> impl Iterator<Item = FooterEntry> + use<'a> {
         slots(self.body).map(|slot| FooterEntry::decode(slot).expect("every entry was decoded by `new`"))
     }
 }
@@ -172,17 +182,20 @@ fn slots(body: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// What a trailer says without its entries being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Trailer {
-    pub(crate) sequence: u64,
-    pub(crate) sealed_ms: u64,
-    pub(crate) entry_count: u32,
+pub struct Trailer {
+    /// The life of the segment.
+    pub sequence: u64,
+    /// When it was sealed, since the Unix epoch.
+    pub sealed_ms: u64,
+    /// Records of the segment.
+    pub entry_count: u32,
     /// Bytes of the footer, trailer included.
-    pub(crate) footer_bytes: u32,
+    pub footer_bytes: u32,
 }
 
 impl Trailer {
     /// The last 64 bytes of a segment; `None` when they are no trailer.
-    pub(crate) fn decode(bytes: &[u8], segment_size_bytes: u32) -> Option<Self> {
+    pub fn decode(bytes: &[u8], segment_size_bytes: u32) -> Option<Self> {
         let sequence = Footer::sequence_of(bytes)?;
         let footer_bytes = Footer::announced_bytes(bytes, sequence, segment_size_bytes)?;
         Some(Self {

@@ -4,13 +4,13 @@
 //! Nothing here does I/O: functions from bytes to values and back. Everything read is untrusted until its checksum
 //! has been compared.
 
-pub(crate) mod action;
-pub(crate) mod footer;
+pub mod action;
+pub mod footer;
 pub(crate) mod layout;
 pub mod record;
-pub(crate) mod segment;
+pub mod segment;
 pub mod superblock;
-pub(crate) mod touches;
+pub mod touches;
 
 /// Version of all structures on disk; a change of any bumps it.
 pub const FORMAT_VERSION: u32 = 1;

@@ -30,12 +30,12 @@ const COPY_AT: usize = SEGMENT_HEADER_BYTES as usize / 2;
 const _: () = assert!(COPY_AT + END_AT <= SEGMENT_HEADER_BYTES as usize);
 
 /// Bytes before the first record.
-pub(crate) const SEGMENT_HEADER_BYTES: u32 = 4096;
+pub const SEGMENT_HEADER_BYTES: u32 = 4096;
 
 /// Which records a segment takes: records of different lifetime never share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
-pub(crate) enum LaneClass {
+pub enum LaneClass {
     /// New blobs of one record.
     Small = 1,
     /// Parts and heads of blobs larger than a part.
@@ -47,30 +47,35 @@ pub(crate) enum LaneClass {
 }
 
 impl LaneClass {
-    pub(crate) const ALL: [LaneClass; 4] =
-        [LaneClass::Small, LaneClass::Large, LaneClass::Reinserted, LaneClass::Action];
+    /// In the order of their numbers.
+    pub const ALL: [LaneClass; 4] = [LaneClass::Small, LaneClass::Large, LaneClass::Reinserted, LaneClass::Action];
 
     fn from_u32(raw: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|class| *class as u32 == raw)
     }
 
     /// Position in arrays of one element per lane.
-    pub(crate) fn index(self) -> usize {
+    pub fn index(self) -> usize {
         self as usize - 1
     }
 }
 
 /// The decoded header of one life of a segment file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SegmentHeader {
-    pub(crate) number: u32,
-    pub(crate) sequence: u64,
-    pub(crate) class: LaneClass,
-    pub(crate) opened_ms: u64,
+pub struct SegmentHeader {
+    /// The file's number, as in its name.
+    pub number: u32,
+    /// The life of the file.
+    pub sequence: u64,
+    /// What it takes.
+    pub class: LaneClass,
+    /// When the life began, since the Unix epoch.
+    pub opened_ms: u64,
 }
 
 impl SegmentHeader {
-    pub(crate) fn encode(&self, store_id: &[u8; 16]) -> Vec<u8> {
+    /// The block at the start of the file.
+    pub fn encode(&self, store_id: &[u8; 16]) -> Vec<u8> {
         let mut bytes = vec![0_u8; SEGMENT_HEADER_BYTES as usize];
         bytes[..VERSION_AT].copy_from_slice(&MAGIC);
         put_u32(&mut bytes, VERSION_AT, FORMAT_VERSION);
@@ -86,20 +91,20 @@ impl SegmentHeader {
     }
 
     /// `None` when neither copy in the bytes is the header of segment `number` of this store: never used, damaged or foreign.
-    pub(crate) fn decode(bytes: &[u8], number: u32, store_id: &[u8; 16]) -> Option<Self> {
+    pub fn decode(bytes: &[u8], number: u32, store_id: &[u8; 16]) -> Option<Self> {
         Self::decode_copy(bytes, number, store_id)
             .or_else(|| Self::decode_copy(bytes.get(COPY_AT..)?, number, store_id))
     }
 
     /// False when a copy is damaged or says something else than this header. A second copy that was never written is whole.
-    pub(crate) fn is_whole(&self, bytes: &[u8], store_id: &[u8; 16]) -> bool {
+    pub fn is_whole(&self, bytes: &[u8], store_id: &[u8; 16]) -> bool {
         let (first, copy) = bytes.split_at(COPY_AT);
         let is_this = |copy| Self::decode_copy(copy, self.number, store_id).is_some_and(|header| header == *self);
         is_this(first) && (is_this(copy) || copy[..END_AT].iter().all(|byte| *byte == 0))
     }
 
     /// The store that a header, of whichever segment, names; for who has lost the superblock.
-    pub(crate) fn store_id_of(bytes: &[u8]) -> Option<[u8; 16]> {
+    pub fn store_id_of(bytes: &[u8]) -> Option<[u8; 16]> {
         [Some(bytes), bytes.get(COPY_AT..)]
             .into_iter()
             .flatten()

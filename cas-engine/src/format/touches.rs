@@ -21,20 +21,24 @@ const SEGMENT_BYTES: usize = 16;
 
 /// A snapshot in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct TouchSnapshot {
-    pub(crate) saved_ms: u64,
-    pub(crate) period_ms: u64,
+pub struct TouchSnapshot {
+    /// When it was taken, since the Unix epoch.
+    pub saved_ms: u64,
+    /// Length of the periods in which ages are counted.
+    pub period_ms: u64,
     /// By (segment number, sequence): one byte a record.
-    pub(crate) segments: HashMap<(u32, u64), Vec<u8>>,
+    pub segments: HashMap<(u32, u64), Vec<u8>>,
 }
 
 impl TouchSnapshot {
-    pub(crate) fn encoded_bytes(&self) -> u64 {
+    /// Bytes of the file.
+    pub fn encoded_bytes(&self) -> u64 {
         let body: usize = self.segments.values().map(|touches| SEGMENT_BYTES + touches.len()).sum();
         (HEADER_BYTES + body + 8) as u64
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// The bytes of the file.
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0_u8; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
         put_u32(&mut bytes, 8, FORMAT_VERSION);
@@ -57,7 +61,7 @@ impl TouchSnapshot {
     }
 
     /// `None` when it cannot be believed; the order of eviction is then that of writing.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (body, checksum) = bytes.split_at_checked(bytes.len().checked_sub(8)?)?;
         if body.len() < HEADER_BYTES
             || body[..8] != MAGIC

@@ -148,6 +148,7 @@ fn a_large_blob_that_lost_a_part_on_its_way_is_refused() {
 fn what_is_nearly_all_protected_is_not_moved_for_ever() {
     let (_, outcome) = run_seed(907, 600);
     assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+}
 
 /// Of the simulator itself: blobs whose segment fails as the machine goes down are there again after a kill, so nothing is
 /// asked of the dying process any more.

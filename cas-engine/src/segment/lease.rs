@@ -218,9 +218,11 @@ pub(crate) struct LeasedShare {
     /// Of first looks, fading.
     first_bytes: f64,
     first_count: f64,
+    /// Steps in a row that took nothing for the sake of leases.
+    passed_over: usize,
 }
 
-/// Up to this share the leased are kept whatever it costs: what is taken then wins at least half of itself on average.
+/// Up to this share the leased are kept whatever it costs: what is taken then wins half of itself on average, or more.
 const ROOMY_SHARE_MAX: f64 = 0.5;
 
 impl LeasedShare {
@@ -239,10 +241,22 @@ impl LeasedShare {
     /// A segment was reclaimed.
     pub(crate) fn forget(&mut self, number: u32) {
         self.known_bytes -= self.known.remove(&number).unwrap_or(0);
+        self.passed_over = 0;
     }
 
-    /// Whether what is leased fits with ease into `segment_count` sealed segments.
+    /// Nothing was taken because a lease would have been broken. False when that has gone on for a whole turn of the
+    /// segments: then what there is must be taken.
+    pub(crate) fn pass_over(&mut self, steps_max: usize) -> bool {
+        self.passed_over += 1;
+        self.passed_over <= steps_max
+    }
+
+    /// Whether what is leased fits with ease into `segment_count` sealed segments. Taken for granted until half of them
+    /// were looked at: the oldest, which come first, say little about the others.
     pub(crate) fn is_roomy(&self, segment_count: usize, segment_bytes: u64) -> bool {
+        if self.known.len() * 2 < segment_count {
+            return true;
+        }
         let first = self.first_bytes / self.first_count.max(1.0);
         let leased = self.known_bytes as f64 + first * segment_count.saturating_sub(self.known.len()) as f64;
         leased <= ROOMY_SHARE_MAX * segment_bytes as f64 * segment_count as f64
@@ -267,6 +281,13 @@ pub(crate) struct Sentence {
     pub(crate) kept_bytes: u64,
     /// Most of it is wanted: better left as it is, if another segment can be taken.
     pub(crate) spare: bool,
+}
+
+impl Sentence {
+    /// Something would go within its lease.
+    pub(crate) fn breaks_lease(&self) -> bool {
+        self.fates.iter().any(|fate| fate.leased && !fate.keep)
+    }
 }
 
 /// What becomes of a unit.
@@ -485,7 +506,7 @@ mod tests {
         }
         share.note(2, 100);
         share.note(3, 200);
-        assert!(share.is_roomy(10, 1000), "1200 are known, and seven more are taken for 400 each");
+        assert!(share.is_roomy(6, 1000), "1200 are known, and three more are taken for 400 each");
         share.note(2, 900);
         share.note(3, 900);
         assert!(!share.is_roomy(3, 1000));

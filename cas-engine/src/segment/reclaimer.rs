@@ -140,7 +140,8 @@ impl Core {
             let good = !judged.sentence.spare
                 && judged.sentence.kept_bytes * GOOD_SHARE_MAX.1 <= segment_bytes * GOOD_SHARE_MAX.0;
             let is_better = best.as_ref().is_none_or(|best| {
-                (judged.sentence.spare, judged.sentence.kept_bytes) < (best.sentence.spare, best.sentence.kept_bytes)
+                let order = |sentence: &Sentence| (sentence.breaks_lease(), sentence.spare, sentence.kept_bytes);
+                order(&judged.sentence) < order(&best.sentence)
             });
             if is_better {
                 passed.extend(best.replace(judged));
@@ -154,8 +155,12 @@ impl Core {
         passed.iter().filter(|judged| judged.sentence.spare).for_each(|judged| self.spare(judged));
         // A store with room for its leases breaks none: what is leased nearly throughout is passed over, whatever it takes to
         // find another.
-        let breaks = |judged: &Judged| judged.sentence.fates.iter().any(|fate| fate.leased && !fate.keep);
-        if space_is_needed && best.as_ref().is_some_and(breaks) && self.has_room_for_leases() {
+        let turn_steps = self.ledger.sealed_count() / LOOKS_MAX + 1;
+        if space_is_needed
+            && best.as_ref().is_some_and(|best| best.sentence.breaks_lease())
+            && self.has_room_for_leases()
+            && self.leased_share.lock().pass_over(turn_steps)
+        {
             best.iter().for_each(|judged| self.spare(judged));
             return None;
         }
@@ -260,11 +265,11 @@ impl Core {
         // What a segment takes: whoever keeps more of one than fits into the next makes no room.
         let overhead_bytes = u64::from(SEGMENT_HEADER_BYTES) + footer_bytes(0);
         let mut verdict = judge(&units, segment_bytes - overhead_bytes, &terms);
-        let stays = |verdict: &Verdict| match verdict {
+        let stays = |verdict: &Verdict, terms: &LeaseTerms| match verdict {
             Verdict::TooYoung { .. } => true,
-            Verdict::Reclaim(sentence) => sentence.spare,
+            Verdict::Reclaim(sentence) => sentence.spare || (terms.roomy && sentence.breaks_lease()),
         };
-        if sealed.holds_actions && stays(&verdict) && self.may_move_whole(sealed, now_ms) {
+        if sealed.holds_actions && stays(&verdict, &terms) && self.may_move_whole(sealed, now_ms) {
             terms.whole = true;
             verdict = judge(&units, segment_bytes - overhead_bytes, &terms);
         }

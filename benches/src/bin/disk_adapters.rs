@@ -110,7 +110,7 @@ fn bare(folder: &Path, case: &Case) -> Cost {
         }
         times.push(started.elapsed());
     }
-    Cost { wall: median(&mut times), cpu: (cpu_time() - cpu) / count as u32 }
+    Cost { wall: median(&mut times), cpu: cpu_time().saturating_sub(cpu) / count as u32 }
 }
 
 /// The puts of a round to a store of its own: first a tenth of them unmeasured.
@@ -167,7 +167,7 @@ fn run(engine: &Engine, case: &Case, puts: usize, first: &mut u64) -> Cost {
         }
         let took = started.elapsed();
         wall += took;
-        cpu += cpu_time() - cpu_started;
+        cpu += cpu_time().saturating_sub(cpu_started);
         times.push(took);
     }
     let wall = if case.in_flight == 1 { median(&mut times) } else { wall / puts as u32 };

@@ -18,6 +18,8 @@ use support::{ManualClock, data, sha256, small};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Create,
+    Open { segment: u32 },
+    Resident { segment: u32, offset_bytes: u32 },
     Write { segment: u32, offset_bytes: u32 },
     Sync { segment: u32 },
 }
@@ -53,6 +55,7 @@ impl Disk for RuledDisk {
         self.0.segment_numbers()
     }
     fn open_segment(&self, number: u32, size_bytes: u32) -> io::Result<Arc<dyn SegmentFile>> {
+        self.1.ask(Asked::Open { segment: number })?;
         Ok(Arc::new(RuledFile(number, self.0.open_segment(number, size_bytes)?, self.1.clone())))
     }
     fn create_segment(&self, number: u32, size_bytes: u32) -> io::Result<Arc<dyn SegmentFile>> {
@@ -77,9 +80,11 @@ impl SegmentFile for RuledFile {
         self.1.slice(offset_bytes, length_bytes)
     }
     fn is_resident(&self, offset_bytes: u32, length_bytes: u32) -> bool {
-        self.1.is_resident(offset_bytes, length_bytes)
+        self.2.ask(Asked::Resident { segment: self.0, offset_bytes }).is_ok()
+            && self.1.is_resident(offset_bytes, length_bytes)
     }
     fn make_resident(&self, offset_bytes: u32, length_bytes: u32) -> io::Result<()> {
+        self.2.ask(Asked::Resident { segment: self.0, offset_bytes })?;
         self.1.make_resident(offset_bytes, length_bytes)
     }
 }
@@ -100,7 +105,7 @@ impl Ruled {
         let rules = Rules(Arc::new(Mutex::new(Arc::new(|_| Ok(())))));
         let disk = Arc::new(RuledDisk(FolderDisk::open(folder.path()).unwrap(), rules.clone()));
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
-        let options = EngineOptions { durability, ..small(16) };
+        let options = EngineOptions { durability, scrub_period: Duration::from_secs(86_400), ..small(16) };
         let (engine, stepper, _) =
             Engine::open_stepped(disk, &options, Arc::clone(&clock) as Arc<dyn Clock>, &[7; 56]).unwrap();
         Self { _folder: folder, rules, clock, engine, stepper }
@@ -295,4 +300,146 @@ fn written_uploads_are_acknowledged_while_the_syncer_syncs() {
     assert!(synced.load(Ordering::Relaxed) > 0);
     assert!(store.reads(&data(2, 1_000)));
     store.rules.set(|_| Ok(()));
+}
+
+/// Parts that were stored are taken back by a failed sync: the head that comes later must not say that the blob is there.
+#[test]
+fn a_large_blob_whose_part_was_lost_before_its_head_is_refused() {
+    let store = Ruled::new(Durability::Written);
+    let blob = data(1, 300_000);
+    let digest = sha256(&blob);
+    let BeginUpload::Upload(mut upload) = store.engine.begin_upload(digest).unwrap() else { panic!() };
+    let mut rest = &blob[..];
+    let mut parts = 0;
+    while !rest.is_empty() {
+        if upload.needs_flush() {
+            upload.flush_part(Box::new(|outcome| outcome.unwrap()));
+            store.stepper.write();
+            parts += 1;
+            if parts == 2 {
+                store.rules.set(|asked| match asked {
+                    Asked::Sync { segment: 0 } => Err(broken()),
+                    _ => Ok(()),
+                });
+                store.stepper.sync();
+                store.rules.set(|_| Ok(()));
+            }
+        }
+        let room = upload.part_room_bytes().min(rest.len());
+        upload.append(&rest[..room]).unwrap();
+        rest = &rest[room..];
+    }
+    let answer = Answer::default();
+    let slot = Arc::clone(&answer);
+    upload.finish(Box::new(move |outcome| *slot.lock().unwrap() = Some(outcome))).unwrap();
+    store.stepper.write();
+    let outcome = taken(&answer);
+    assert_eq!(store.engine.stats().quarantined_segments_total, 1);
+    assert!(is_storage(&outcome), "{outcome:?}");
+    assert!(!store.engine.contains(&digest).unwrap());
+}
+
+/// The scrubber meets a lost page in a segment that still takes records; later it is sealed. It was reclaimed again and again,
+/// and never became free.
+#[test]
+fn a_media_error_in_an_open_segment_costs_that_segment_and_no_more() {
+    let store = Ruled::new(Durability::Written);
+    for seed in 0..4 {
+        store.put(&data(seed, 50_000)).unwrap();
+    }
+    store.rules.set(|asked| match asked {
+        Asked::Resident { segment: 0, offset_bytes } if offset_bytes == 4096 => Err(broken()),
+        _ => Ok(()),
+    });
+    for _ in 0..5 {
+        store.stepper.scrub();
+        store.clock.advance(Duration::from_secs(60));
+    }
+    store.rules.set(|_| Ok(()));
+    assert_eq!(store.engine.stats().quarantined_segments_total, 1);
+    let mut refused = 0;
+    for seed in 100..1_000 {
+        let answer = store.submit(&data(seed, 60_000));
+        for _ in 0..100 {
+            if answer.lock().unwrap().is_some() {
+                break;
+            }
+            store.stepper.write();
+            store.stepper.sync();
+            store.stepper.reclaim();
+        }
+        store.clock.advance(Duration::from_secs(1));
+        refused += u32::from(!matches!(*answer.lock().unwrap(), Some(Ok(()))));
+    }
+    let reclaimed = store.engine.stats().reclaimed_segments_total;
+    assert!(reclaimed < 100, "{reclaimed} segments were reclaimed for 54 MB");
+    assert_eq!(refused, 0);
+}
+
+/// Too few descriptors are no loss of data: the start is refused, and the next one finds everything. A segment that the device
+/// gives up is left alone, and not taken for one that does not exist.
+#[test]
+fn a_segment_that_cannot_be_opened_is_never_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = Rules(Arc::new(Mutex::new(Arc::new(|_| Ok(())))));
+    let clock = Arc::new(ManualClock::at(1_700_000_000_000));
+    let options = small(16);
+    let try_open = || {
+        let disk = Arc::new(RuledDisk(FolderDisk::open(folder.path()).unwrap(), rules.clone()));
+        Engine::open_stepped(disk, &options, Arc::clone(&clock) as Arc<dyn Clock>, &[7; 56])
+    };
+    let open = || try_open().unwrap();
+    let put = |engine: &Engine, stepper: &Stepper, blob: &[u8]| {
+        engine.put(sha256(blob), blob, Box::new(|outcome| outcome.unwrap()));
+        stepper.run_until_idle();
+    };
+    let blob = data(1, 50_000);
+    {
+        let (engine, stepper, _) = open();
+        put(&engine, &stepper, &blob);
+        stepper.close().unwrap();
+    }
+    let before = std::fs::read(folder.path().join("segments/00000000")).unwrap();
+    for (code, opens) in [(libc::EMFILE, false), (libc::ENOMEM, false), (libc::EACCES, false), (libc::EIO, true)] {
+        rules.set(move |asked| match asked {
+            Asked::Open { segment: 0 } => Err(io::Error::from_raw_os_error(code)),
+            _ => Ok(()),
+        });
+        let opened = try_open();
+        assert_eq!(opened.is_ok(), opens, "error {code}");
+        if let Ok((engine, stepper, _)) = opened {
+            for seed in 2..40 {
+                put(&engine, &stepper, &data(seed, 50_000));
+            }
+            stepper.close().unwrap();
+        }
+        assert!(std::fs::read(folder.path().join("segments/00000000")).unwrap() == before, "error {code}");
+        rules.set(|_| Ok(()));
+        let (engine, stepper, _) = open();
+        assert!(engine.contains(&sha256(&blob)).unwrap(), "error {code}");
+        stepper.close().unwrap();
+    }
+}
+
+/// No memory just now is no loss of data: nothing is dropped, and no footer is written of what could be read.
+#[test]
+fn a_machine_that_is_short_of_memory_loses_nothing() {
+    let store = Ruled::new(Durability::Written);
+    for seed in 0..60 {
+        store.put(&data(seed, 50_000)).unwrap();
+    }
+    store.stepper.sync();
+    let present =
+        |store: &Ruled| (0..60).filter(|seed| store.engine.contains(&sha256(&data(*seed, 50_000))).unwrap()).count();
+    let before = present(&store);
+    store.rules.set(|asked| match asked {
+        Asked::Resident { segment: 0, .. } => Err(io::Error::from_raw_os_error(12)),
+        _ => Ok(()),
+    });
+    for _ in 0..3 {
+        store.stepper.scrub();
+        store.clock.advance(Duration::from_secs(60));
+    }
+    store.rules.set(|_| Ok(()));
+    assert_eq!(before, present(&store));
 }

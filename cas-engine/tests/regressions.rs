@@ -283,3 +283,78 @@ fn arm(hook: &Hook, stepper: &Stepper) {
         }
     }));
 }
+
+/// Refused uploads and reclaimed segments.
+fn one_off_actions_beside_hot_ones(touch: bool) -> (usize, u64) {
+    let mut options = small(32);
+    options.lease = Duration::from_secs(600);
+    options.lease_floor = Duration::from_secs(600);
+    let store = Store::new(options);
+    let action = |seed: u64| sha256(&data(seed, 8));
+    let value = data(5, 4_000);
+    // One segment and a bit of actions that every build asks for.
+    for seed in 0..260 {
+        store.put_action("", &action(seed), &value, &[]).unwrap();
+    }
+    let mut refused = 0;
+    let mut next = 10_000;
+    for _ in 0..400 {
+        store.clock.advance(Duration::from_secs(60));
+        store.stepper().maintain();
+        if touch {
+            (0..252).for_each(|seed| drop(store.engine().get_action("", &action(seed)).unwrap()));
+        }
+        // A quarter of a segment of one-off actions a minute: 10 minutes are 2.5 segments of 31.
+        for _ in 0..60 {
+            next += 1;
+            refused += usize::from(store.put_action("", &action(next), &value, &[]).is_err());
+        }
+        store.stepper().run_until_idle();
+    }
+    (refused, store.engine().stats().reclaimed_segments_total)
+}
+
+/// Segments of actions are reclaimed strictly in order. One of results that every build asks for kept all younger ones from it.
+#[test]
+fn results_that_are_asked_for_all_the_time_do_not_stop_reclaim() {
+    for touch in [false, true] {
+        let (refused, reclaimed) = one_off_actions_beside_hot_ones(touch);
+        assert_eq!(refused, 0, "touched: {touch}");
+        assert!(reclaimed > 50, "touched: {touch}, {reclaimed} reclaimed");
+    }
+}
+
+/// Without the touches nobody knows what the floor protects, so everything is protected, as after a crash.
+#[test]
+fn a_damaged_touch_snapshot_does_not_cost_the_floor() {
+    for harm in [false, true] {
+        let mut options = small(32);
+        options.lease = Duration::from_secs(3600);
+        options.lease_floor = Duration::from_secs(600);
+        let mut store = Store::new(options);
+        let blob = data(1, 50_000);
+        let digest = store.put(&blob).unwrap();
+        for seed in 2..60 {
+            store.put(&data(seed, 50_000)).unwrap();
+        }
+        store.stepper().run_until_idle();
+        store.clock.advance(Duration::from_secs(5 * 3600));
+        assert!(store.present(&digest));
+        store.stepper().close().unwrap();
+        store.crash_after(|folder| {
+            if harm {
+                let path = folder.join("touches");
+                let mut bytes = std::fs::read(&path).unwrap();
+                bytes[41] ^= 1;
+                std::fs::write(&path, bytes).unwrap();
+            }
+        });
+        assert!(store.report.clean_shutdown);
+        for seed in 1_000..2_000 {
+            // Refused sooner or later.
+            let _ = store.put(&data(seed, 50_000));
+            store.stepper().run_until_idle();
+        }
+        assert!(store.get(&digest).is_ok(), "damaged: {harm}");
+    }
+}

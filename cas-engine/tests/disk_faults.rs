@@ -348,7 +348,7 @@ fn a_media_error_in_an_open_segment_costs_that_segment_and_no_more() {
         store.put(&data(seed, 50_000)).unwrap();
     }
     store.rules.set(|asked| match asked {
-        Asked::Resident { segment: 0, offset_bytes } if offset_bytes == 4096 => Err(broken()),
+        Asked::Resident { segment: 0, offset_bytes: 4096 } => Err(broken()),
         _ => Ok(()),
     });
     for _ in 0..5 {

@@ -6,16 +6,16 @@
 use std::io;
 use std::ops::Range;
 
-use cask_index::{Key, Keyer, Location};
+use cask_index::{Keyer, Location};
 
 use crate::core::is_media_error;
 use crate::disk::SegmentFile;
-use crate::format::action::ActionPayload;
 use crate::format::footer::FooterEntry;
 use crate::format::record::{
-    RECORD_ALIGNMENT_BYTES, RECORD_HEADER_BYTES_MAX, RecordHeader, RecordKind, RecordPlace, payload_checksum,
+    RECORD_ALIGNMENT_BYTES, RECORD_HEADER_BYTES_MAX, RecordHeader, RecordPlace, payload_checksum,
 };
 use crate::format::segment::SEGMENT_HEADER_BYTES;
+use crate::walk::key_of;
 
 const ALIGNMENT: u32 = RECORD_ALIGNMENT_BYTES as u32;
 /// Read in one go; where that fails, in pages.
@@ -126,16 +126,4 @@ fn readable_ranges(file: &dyn SegmentFile, size_bytes: u32) -> (Vec<Range<u32>>,
 fn pieces(range: Range<u32>, bytes: u32) -> impl Iterator<Item = Range<u32>> {
     let end = range.end;
     range.step_by(bytes as usize).map(move |start| start..end.min(start.saturating_add(bytes)))
-}
-
-/// The index key a record is entered under.
-fn key_of(header: &RecordHeader, payload: &[u8], keyer: &Keyer) -> Option<Key> {
-    match header.kind {
-        RecordKind::Blob | RecordKind::Head => Some(keyer.blob(&header.digest)),
-        RecordKind::Part => header.part.map(|tag| keyer.part(tag.nonce, tag.number)),
-        RecordKind::Action => {
-            let payload = ActionPayload::decode(&bytes::Bytes::copy_from_slice(payload))?;
-            Some(keyer.action(payload.instance()?, &header.digest))
-        }
-    }
 }

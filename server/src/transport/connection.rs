@@ -34,7 +34,8 @@ const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// What one connection can make us hold unread while its calls wait for a budget; over all connections no budget but their
 /// number bounds it.
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-const FRAME_BYTES_MAX: u32 = 1 << 20;
+/// A frame is read into memory of its own, which grows while it comes: frames of 1 MiB made what waits in the windows half as dear again.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
 /// Generous: Bazel opens a stream a blob, at most a few hundred at once. Each may leave one small piece of its answer in the
 /// connection's hands; what they send is bounded by the connection's window and the budgets.
 const CONCURRENT_STREAMS_MAX: u32 = 1024;

@@ -45,11 +45,7 @@ impl Core {
         value: &[u8],
         closure: &[Digest],
     ) -> Result<Submission, EngineError> {
-        Self::require_supported(action)?;
         self.require_loaded()?;
-        for digest in closure {
-            Self::require_supported(digest)?;
-        }
         let mut keys: Vec<Key> =
             closure.iter().filter(|digest| !digest.is_empty_blob()).map(|digest| self.keyer.blob(digest)).collect();
         keys.sort_unstable();
@@ -74,7 +70,6 @@ impl Core {
     }
 
     pub(crate) fn get_action(&self, instance: &str, action: &Digest) -> Result<Bytes, EngineError> {
-        Self::require_supported(action)?;
         // Not even a hit is one before that: a later result may not have been entered yet.
         self.require_loaded()?;
         let key = self.keyer.action(instance, action);

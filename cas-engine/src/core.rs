@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cask_index::{Digest, DigestFunction, Found, Key, Keyer, Location, Table, TouchEpoch};
+use cask_index::{Digest, DigestFunction, Found, Key, Keyer, Location, Namespace, Table, TouchEpoch};
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
@@ -118,13 +118,6 @@ impl Core {
         &self.lanes[class.index()]
     }
 
-    pub(crate) fn require_supported(digest: &Digest) -> Result<(), EngineError> {
-        match digest.function() {
-            DigestFunction::Sha256 => Ok(()),
-            other => Err(EngineError::UnsupportedFunction(other)),
-        }
-    }
-
     /// For an answer of "not there": to be asked before the index is.
     pub(crate) fn require_loaded(&self) -> Result<(), EngineError> {
         if self.loading.is_complete() { Ok(()) } else { Err(EngineError::Loading) }
@@ -227,10 +220,10 @@ impl Core {
     }
 
     /// The digest of the blob with this hash, its size read from its record.
-    pub(crate) fn find_by_hash(&self, function: DigestFunction, hash: &[u8]) -> Option<Digest> {
-        let unsized_digest = Digest::new(function, hash, 0).ok()?;
+    pub(crate) fn find_by_hash(&self, namespace: Namespace, function: DigestFunction, hash: &[u8]) -> Option<Digest> {
+        let unsized_digest = Digest::new(function, hash, 0).ok()?.within(namespace);
         if function.empty_blob().hash() == hash {
-            return Some(function.empty_blob());
+            return Some(function.empty_blob().within(namespace));
         }
         let mut found = None;
         self.index.for_each_of_hash(self.keyer.blob(&unsized_digest), |location| {
@@ -242,6 +235,7 @@ impl Core {
                 matches!(header.kind, RecordKind::Blob | RecordKind::Head)
                     && header.digest.hash() == hash
                     && header.digest.function() == function
+                    && header.digest.namespace() == namespace
             }) {
                 found = Some(header.digest);
             }

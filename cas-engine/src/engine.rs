@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cask_index::{Digest, DigestFunction, Key, Keyer, Table};
+use cask_index::{Digest, DigestFunction, Key, Keyer, Namespace, Table};
 use parking_lot::Mutex;
 
 use crate::background::Background;
@@ -19,7 +19,7 @@ use crate::core::{Core, CrashProtection};
 use crate::counters::{Counters, EngineStats, read};
 use crate::disk::Disk;
 use crate::disk::folder::FolderDisk;
-use crate::error::{EngineError, OpenError};
+use crate::error::{EngineError, NamespaceError, OpenError};
 use crate::format::superblock::{Superblock, SuperblockError};
 use crate::format::touches::TouchSnapshot;
 use crate::large_upload::LargeUploads;
@@ -153,7 +153,7 @@ impl Engine {
     }
 
     /// Appends the positions of the absent digests to `absent`, in order; present ones are leased. The empty blob is
-    /// always present; a digest of a function that is not served never is.
+    /// always present.
     ///
     /// # Errors
     /// `Loading`: nothing is known yet; `absent` is as it was.
@@ -192,9 +192,14 @@ impl Engine {
     ///
     /// # Errors
     /// `Loading`.
-    pub fn find_by_hash(&self, function: DigestFunction, hash: &[u8]) -> Result<Option<Digest>, EngineError> {
+    pub fn find_by_hash(
+        &self,
+        namespace: Namespace,
+        function: DigestFunction,
+        hash: &[u8],
+    ) -> Result<Option<Digest>, EngineError> {
         let loaded = self.core().require_loaded();
-        let found = self.core().find_by_hash(function, hash);
+        let found = self.core().find_by_hash(namespace, function, hash);
         if found.is_none() {
             loaded?;
         }
@@ -204,7 +209,7 @@ impl Engine {
     /// Opens a blob for reading and leases it.
     ///
     /// # Errors
-    /// `NotFound`, `UnsupportedFunction`, `Loading`.
+    /// `NotFound`, `Loading`.
     pub fn read(&self, digest: &Digest) -> Result<Blob, EngineError> {
         Blob::open(self.core(), digest)
     }
@@ -223,7 +228,7 @@ impl Engine {
     /// Begins a streaming upload.
     ///
     /// # Errors
-    /// `TooLarge`, `UnsupportedFunction`, `Full`, `Loading`, `Closed`.
+    /// `TooLarge`, `Full`, `Loading`, `Closed`.
     pub fn begin_upload(&self, digest: Digest) -> Result<BeginUpload, EngineError> {
         Upload::begin(self.core(), digest)
     }
@@ -270,9 +275,18 @@ impl Engine {
     /// The value stored for an action; its closure is probed and leased. May wait for the disk.
     ///
     /// # Errors
-    /// `NotFound` when it or any blob of its closure is absent; `UnsupportedFunction`, `Loading`.
+    /// `NotFound` when it or any blob of its closure is absent; `Loading`.
     pub fn get_action(&self, instance: &str, action: &Digest) -> Result<Bytes, EngineError> {
         self.core().get_action(instance, action)
+    }
+
+    /// The namespace of an isolated instance: the same for the same name for the life of the store. May wait for the disk; meant
+    /// to be asked at start, by one thread.
+    ///
+    /// # Errors
+    /// Nothing of the instance may be served then.
+    pub fn namespace(&self, name: &str) -> Result<Namespace, NamespaceError> {
+        crate::namespaces::of_name(&*self.core().disk, name)
     }
 
     /// Largest blob that is accepted.

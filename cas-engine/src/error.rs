@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cask_index::{Digest, DigestFunction};
+use cask_index::Digest;
 
 /// A failed operation on an open store.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -27,9 +27,6 @@ pub enum EngineError {
         /// The largest size that is accepted.
         limit_bytes: u64,
     },
-    /// This digest function is not served. Permanent.
-    #[error("digest function {} is not supported", .0.name())]
-    UnsupportedFunction(DigestFunction),
     /// No room without breaking the lease floor, or the disk or another limit is full.
     #[error("{advice}")]
     Full {
@@ -142,4 +139,21 @@ mod tests {
         let failed = EngineError::of_write(&std::io::Error::from_raw_os_error(libc::EIO));
         assert!(matches!(failed, EngineError::Storage(_)), "{failed}");
     }
+}
+
+/// Why an isolated instance gets no namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    /// The name holds a line break.
+    #[error("a name of an isolated instance has no line breaks")]
+    Name,
+    /// 255 names have one already.
+    #[error("a store has room for 255 isolated instances, ever")]
+    TooMany,
+    /// What says which name has which number cannot be believed. To guess could show one tenant's blobs to another.
+    #[error("the file `namespaces` in the store's folder is damaged; restore it, or delete the store")]
+    Damaged,
+    /// The file could not be read or written.
+    #[error("the file `namespaces` in the store's folder cannot be read or written: {0}")]
+    Io(#[from] std::io::Error),
 }

@@ -8,14 +8,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cask_index::Digest;
+use cask_index::{Digest, Hasher};
 
 use crate::commit_queue::{Completion, Publish, Submission};
 use crate::core::Core;
 use crate::error::EngineError;
 use crate::format::record::{PartTag, RecordHeader, RecordKind, payload_checksum};
 use crate::format::segment::LaneClass;
-use crate::hash::Hasher;
 use crate::large_upload::LargeUpload;
 
 /// Staging starts at this capacity: a stream that promises much and sends little holds little.
@@ -46,7 +45,7 @@ pub struct Upload {
 
 impl Upload {
     pub(crate) fn begin(core: &Arc<Core>, digest: Digest) -> Result<BeginUpload, EngineError> {
-        let hasher = Hasher::new(digest.function())?;
+        let hasher = Hasher::new(digest.function(), digest.size_bytes());
         let limit_bytes = core.plan.blob_size_bytes_max;
         if digest.size_bytes() > limit_bytes {
             return Err(EngineError::TooLarge { size_bytes: digest.size_bytes(), limit_bytes });
@@ -157,7 +156,7 @@ impl Upload {
         if self.received_bytes != self.digest.size_bytes() {
             return Err(self.mismatch(format!("only {} bytes were sent", self.received_bytes)));
         }
-        let found = self.hasher.clone().finish(self.received_bytes);
+        let found = self.hasher.clone().finish(self.received_bytes).within(self.digest.namespace());
         if found != self.digest {
             return Err(self.mismatch(format!("the content hashes to {}", found.hash_hex())));
         }

@@ -10,7 +10,7 @@ use cask_engine::clock::{Clock, SystemClock};
 use cask_engine::disk::folder::FolderDisk;
 use cask_engine::disk::{Disk, SegmentFile};
 use cask_engine::{Engine, EngineError, EngineOptions, Stepper};
-use cask_index::{Digest, DigestFunction};
+use cask_index::{Digest, DigestFunction, Namespace};
 use support::{MIB, Store, data, segment_files, sha256, small};
 
 const PART: usize = 64 * 1024;
@@ -191,7 +191,9 @@ fn what_is_known_is_read_and_nothing_is_called_missing_before_the_index_is_compl
             assert!(engine.contains(&known).unwrap());
             assert!(engine.contains(&unknown).is_err_and(is_loading));
             assert!(engine.read(&unknown).map(|_| ()).is_err_and(is_loading));
-            assert!(engine.find_by_hash(DigestFunction::Sha256, unknown.hash()).is_err_and(is_loading));
+            assert!(
+                engine.find_by_hash(Namespace::SHARED, DigestFunction::Sha256, unknown.hash()).is_err_and(is_loading)
+            );
             assert!(engine.get_action("i", &action).is_err_and(is_loading));
             assert!(engine.begin_upload(unknown).map(|_| ()).is_err_and(is_loading));
             assert!(outcome_of(|done| engine.put(unknown, &oldest, done)).is_err_and(is_loading));

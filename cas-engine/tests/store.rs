@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use cask_engine::{BeginUpload, EngineError, ReclaimStep, WriterStep};
-use cask_index::{Digest, DigestFunction};
+use cask_index::{Digest, DigestFunction, Hasher, Namespace};
 use support::{MIB, Store, data, segment_files, sha256, small};
 
 const PART: usize = 64 * 1024;
@@ -59,8 +59,11 @@ fn size_is_part_of_a_blobs_identity() {
         assert!(!store.present(&other), "size {size}");
         assert!(matches!(store.engine().read(&other), Err(EngineError::NotFound)), "size {size}");
     }
-    assert_eq!(store.engine().find_by_hash(DigestFunction::Sha256, digest.hash()).unwrap(), Some(digest));
-    assert_eq!(store.engine().find_by_hash(DigestFunction::Sha256, &[1; 32]).unwrap(), None);
+    assert_eq!(
+        store.engine().find_by_hash(Namespace::SHARED, DigestFunction::Sha256, digest.hash()).unwrap(),
+        Some(digest)
+    );
+    assert_eq!(store.engine().find_by_hash(Namespace::SHARED, DigestFunction::Sha256, &[1; 32]).unwrap(), None);
 }
 
 #[test]
@@ -70,9 +73,46 @@ fn equal_hashes_of_two_functions_never_alias() {
     for function in [DigestFunction::Blake3, DigestFunction::Sha256Tree] {
         let other = Digest::new(function, digest.hash(), digest.size_bytes()).unwrap();
         assert!(!store.present(&other));
-        assert_eq!(store.engine().find_by_hash(function, digest.hash()).unwrap(), None);
-        assert!(matches!(store.engine().read(&other), Err(EngineError::UnsupportedFunction(_))));
-        assert!(matches!(store.put_as(other, b"x"), Err(EngineError::UnsupportedFunction(_))));
+        assert_eq!(store.engine().find_by_hash(Namespace::SHARED, function, digest.hash()).unwrap(), None);
+        assert!(matches!(store.engine().read(&other), Err(EngineError::NotFound)));
+    }
+    // The content hashes to something else under BLAKE3, and to the same under SHA256TREE, being of one leaf.
+    let under = |function| Digest::new(function, digest.hash(), digest.size_bytes()).unwrap();
+    let content = b"one hash, two functions";
+    let other = store.put_as(under(DigestFunction::Blake3), content);
+    assert!(matches!(other, Err(EngineError::Mismatch { .. })));
+    store.put_as(under(DigestFunction::Sha256Tree), content).unwrap();
+    assert!(!store.present(&under(DigestFunction::Blake3)));
+}
+
+/// Small and large blobs of every function, in two namespaces: each is found where it was put and nowhere else, before and after
+/// the store was opened again.
+#[test]
+fn every_function_in_every_namespace_is_a_blob_of_its_own() {
+    let mut store = Store::new(small(64));
+    let apart = store.engine().namespace("team/a").unwrap();
+    assert_ne!(apart, Namespace::SHARED);
+    let mut stored = Vec::new();
+    for (seed, function) in DigestFunction::ALL.into_iter().enumerate() {
+        for (content, namespace) in
+            [(data(seed as u64, 1000), Namespace::SHARED), (data(100 + seed as u64, 2 * PART + 7), apart)]
+        {
+            let digest = Hasher::digest(function, &content).within(namespace);
+            store.put_as(digest, &content).unwrap();
+            stored.push((digest, content));
+        }
+    }
+    for _ in 0..2 {
+        for (digest, content) in &stored {
+            assert_eq!(store.get(digest).unwrap(), content[..], "{digest}");
+            let elsewhere = if digest.namespace() == apart { Namespace::SHARED } else { apart };
+            assert!(!store.present(&digest.within(elsewhere)), "{digest}");
+            let found = |namespace| store.engine().find_by_hash(namespace, digest.function(), digest.hash()).unwrap();
+            assert_eq!((found(digest.namespace()), found(elsewhere)), (Some(*digest), None), "{digest}");
+        }
+        store.crash();
+        assert_eq!(store.engine().namespace("team/a").unwrap(), apart);
+        assert_ne!(store.engine().namespace("team/b").unwrap(), apart);
     }
 }
 

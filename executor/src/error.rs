@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cask_index::{Digest, DigestFunction};
+use cask_index::Digest;
 use cask_proto::WireError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -86,9 +86,6 @@ pub enum ClientError {
         #[source]
         source: std::io::Error,
     },
-    /// Bytes of this digest function cannot be verified here.
-    #[error("cannot verify bytes by the digest function {}", .0.name())]
-    FunctionUnsupported(DigestFunction),
 }
 
 impl From<WireError> for ClientError {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::DigestFunction;
+use crate::{DigestFunction, Namespace};
 
 /// Bytes of the longest hash (SHA-512).
 pub(crate) const HASH_BYTES_MAX: usize = 64;
@@ -31,10 +31,11 @@ pub enum DigestError {
     NegativeSize(i64),
 }
 
-/// A blob's name: digest function, hash and size in bytes. Plain data, 80 bytes.
+/// A blob's name: digest function, hash and size in bytes, and the namespace it is looked up in. Plain data, 80 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest {
     function: DigestFunction,
+    namespace: Namespace,
     size_bytes: u64,
     /// Zero behind the function's hash length.
     hash: [u8; HASH_BYTES_MAX],
@@ -64,14 +65,34 @@ impl Digest {
             return Err(DigestError::NotHex);
         }
         let size_bytes = u64::try_from(size_bytes).map_err(|_| DigestError::NegativeSize(size_bytes))?;
-        Ok(Digest { function, size_bytes, hash })
+        Ok(Digest { function, namespace: Namespace::SHARED, size_bytes, hash })
     }
 
     /// For hashes whose length is known to be right.
     pub(crate) fn from_parts(function: DigestFunction, hash: &[u8], size_bytes: u64) -> Self {
         let mut padded = [0; HASH_BYTES_MAX];
         padded[..function.hash_length_bytes()].copy_from_slice(hash);
-        Digest { function, size_bytes, hash: padded }
+        Digest { function, namespace: Namespace::SHARED, size_bytes, hash: padded }
+    }
+
+    /// The same hash with another size.
+    #[inline]
+    #[must_use]
+    pub fn with_size_bytes(self, size_bytes: u64) -> Self {
+        Self { size_bytes, ..self }
+    }
+
+    /// The same content in another namespace. A digest is made in the shared one.
+    #[inline]
+    #[must_use]
+    pub fn within(self, namespace: Namespace) -> Self {
+        Self { namespace, ..self }
+    }
+
+    /// Where it is looked up.
+    #[inline]
+    pub fn namespace(&self) -> Namespace {
+        self.namespace
     }
 
     /// The function the hash was computed with.
@@ -104,10 +125,10 @@ impl Digest {
         encode_hex(self.hash(), &mut buffer).to_owned()
     }
 
-    /// True for the digest of the empty blob under its function (not for another hash that claims size 0).
+    /// True for the digest of the empty blob under its function, in any namespace (not for another hash that claims size 0).
     #[inline]
     pub fn is_empty_blob(&self) -> bool {
-        self.size_bytes == 0 && *self == self.function.empty_blob()
+        self.size_bytes == 0 && self.hash == self.function.empty_blob().hash
     }
 }
 

@@ -1,5 +1,5 @@
 //! The digest functions of the Remote Execution API that Cask can store blobs under. Facts only: numbers, names, lengths
-//! and the digest of the empty blob. Computing a hash is the engine's business, never this crate's.
+//! and the digest of the empty blob. [`Hasher`](crate::Hasher) computes them.
 
 use crate::Digest;
 

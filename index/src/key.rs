@@ -25,9 +25,9 @@
 //! lane   = fold(folded ^ s16, s17)
 //! name   = s12, then for each 16 bytes a, b of the instance name (zero-padded): name = fold(name ^ a, b ^ s13)
 //!
-//! blob:    head = 1 | function << 8, size = 0, w = hash in 16-byte pieces, zero-padded; then the low 24 bits of the key
+//! blob:    head = 1 | function << 8 | namespace << 16, size = 0, w = hash in 16-byte pieces, zero-padded; then the low 24 bits of the key
 //!          are xored with those of fold(size in bytes + s12, s13) of lane 0
-//! action:  head = 2 | function << 8, size = size in bytes, w as a blob, and the instance name
+//! action:  head = 2 | function << 8 | namespace << 16, size = size in bytes, w as a blob, and the instance name
 //! part:    head = 3, size = nonce, w = [number, 0]
 //! ```
 //! A blob's size changes only the low 24 bits, so that an entry can be found by its hash alone: its buckets and the other
@@ -235,7 +235,9 @@ impl Lane {
 
     #[inline]
     fn digest_sum(&self, domain: Domain, size: u64, digest: &Digest) -> u128 {
-        let head = domain as u64 | u64::from(digest.function().wire_number()) << 8;
+        let head = domain as u64
+            | u64::from(digest.function().wire_number()) << 8
+            | u64::from(digest.namespace().number()) << 16;
         let mut sum = self.product(0, head, size);
         let pieces = digest.function().hash_length_bytes().div_ceil(PIECE_BYTES);
         for (index, piece) in digest.padded_hash().as_chunks::<PIECE_BYTES>().0[..pieces].iter().enumerate() {
@@ -281,7 +283,7 @@ fn fold(left: u64, right: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DigestFunction;
+    use crate::{DigestFunction, Namespace};
     use std::collections::HashSet;
 
     fn seed() -> [u8; 32] {
@@ -302,6 +304,8 @@ mod tests {
         for function in DigestFunction::ALL {
             lines.push((format!("blob {function:?}"), keyer.blob(&digest(function, 0x40, 1_000_000_007))));
         }
+        let apart = digest(DigestFunction::Sha256, 0x40, 1_000_000_007).within(Namespace::from_number(3));
+        lines.push(("blob Sha256, namespace 3".to_owned(), keyer.blob(&apart)));
         let action = digest(DigestFunction::Sha256, 0x80, 142);
         for instance in ["", "main", "sixteen-bytes-ab", "an instance name that fills two pieces and a bit"] {
             lines.push((format!("action {instance:?}"), keyer.action(instance, &action)));
@@ -322,6 +326,7 @@ blob Sha512: d21246177b142fa780bc9c4d07a77433
 blob Sha256Tree: c3c7663535712afc1d58a153802f2e21
 blob Blake3: 70475eeeb3b88cab755db827afd6b651
 blob GitSha1: 8662efd57cfe05993c5d3c696172a6db
+blob Sha256, namespace 3: 168197326b456d9231e46556c7954cb5
 action "": 80ec050f5fe7066ee98ec6723b9fb1df
 action "main": 2b9f938f9b0d260cccef2d76061ff8fe
 action "sixteen-bytes-ab": 061916fca665cdcde5526dd64f6468d2

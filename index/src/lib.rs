@@ -1,10 +1,10 @@
 //! Cask's digest index: the ground floor of the house.
 //!
-//! A [`Digest`] names a blob. A [`Keyer`] turns it into a [`Key`], 128 secretly keyed bits, and a [`Table`] maps keys to
+//! A [`Digest`] names a blob, a [`Hasher`] computes it. A [`Keyer`] turns it into a [`Key`], 128 secretly keyed bits, and a [`Table`] maps keys to
 //! the [`Location`] of a record and to the [`TouchEpoch`] it was last asked for. Twenty bytes of memory a blob, readers
 //! without locks.
 //!
-//! Read in this order: `digest_function`, `digest`, `key` (what is looked up), `location`, `touch` (what is found),
+//! Read in this order: `digest_function`, `namespace`, `digest`, `hasher` (what a blob is called), `key` (what is looked up), `location`, `touch` (what is found),
 //! `memory`, `bucket`, `stash` (where it lies), `table`, `batch` (how it is reached).
 //!
 //! What is deliberately absent: I/O, async, clocks, logging. The table knows nothing of disks, of segments or of gRPC;
@@ -14,9 +14,12 @@ mod batch;
 mod bucket;
 mod digest;
 mod digest_function;
+mod hasher;
 mod key;
 mod location;
 mod memory;
+mod namespace;
+mod sha256_tree;
 mod stash;
 mod sync;
 mod table;
@@ -24,7 +27,9 @@ mod touch;
 
 pub use digest::{Digest, DigestError};
 pub use digest_function::DigestFunction;
+pub use hasher::Hasher;
 pub use key::{Key, Keyer};
 pub use location::Location;
+pub use namespace::Namespace;
 pub use table::{Found, Inserted, Recovered, Restored, Table, TableFull};
 pub use touch::{EpochLength, TouchEpoch};

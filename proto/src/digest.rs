@@ -3,7 +3,7 @@
 //! A request names its digest function once, or not at all: then the hash's length decides, among the functions whose
 //! lengths differ. [`FunctionRule`] is that decision, made once a request and applied to each of its digests.
 
-use cask_index::{Digest, DigestFunction};
+use cask_index::{Digest, DigestFunction, Namespace};
 
 use crate::{error::WireError, reapi};
 
@@ -80,6 +80,36 @@ impl FunctionRule {
     /// Parses a digest field that has to be set; `field` is its name, for the error.
     pub fn from_wire_field(self, field: &'static str, digest: Option<&reapi::Digest>) -> Result<Digest, WireError> {
         self.from_wire(digest.ok_or(WireError::DigestUnset(field))?)
+    }
+}
+
+/// Which digests a request's are: of which function, and in which namespace they are looked up. What a digest refers to is
+/// read by the rule that is [like](DigestRule::like) it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DigestRule {
+    function: FunctionRule,
+    namespace: Namespace,
+}
+
+impl DigestRule {
+    /// Digests of this function rule in this namespace.
+    pub fn new(function: FunctionRule, namespace: Namespace) -> Self {
+        Self { function, namespace }
+    }
+
+    /// Function and namespace of `digest`.
+    pub fn like(digest: &Digest) -> Self {
+        Self { function: FunctionRule::Named(digest.function()), namespace: digest.namespace() }
+    }
+
+    /// Parses a digest message.
+    pub fn from_wire(self, digest: &reapi::Digest) -> Result<Digest, WireError> {
+        Ok(self.function.from_wire(digest)?.within(self.namespace))
+    }
+
+    /// Parses a digest field that has to be set; `field` is its name, for the error.
+    pub fn from_wire_field(self, field: &'static str, digest: Option<&reapi::Digest>) -> Result<Digest, WireError> {
+        Ok(self.function.from_wire_field(field, digest)?.within(self.namespace))
     }
 }
 

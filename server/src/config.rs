@@ -7,6 +7,7 @@
 mod byte_size;
 mod disk_space;
 mod file;
+mod instance_setting;
 mod time_span;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Deserializer};
 pub(crate) use byte_size::ByteSize;
 pub(crate) use disk_space::DiskSpace;
 pub(crate) use file::FileError;
+pub(crate) use instance_setting::{CasSharing, InstanceSetting};
 pub(crate) use time_span::TimeSpan;
 
 use crate::transport::listen::ListenAddress;
@@ -56,6 +58,11 @@ pub(crate) struct Settings {
     /// How the disk is written to: auto, uring (io_uring or nothing) or positioned [default: auto]
     #[arg(long, value_name = "HOW", env = "CASK_DISK_ADAPTER", value_enum, hide_possible_values = true)]
     pub(crate) disk_adapter: Option<DiskAdapter>,
+
+    /// Serve these instances and no others: NAME[,cas=isolated][,digest-function=blake3]. * is every name without an entry.
+    /// May be repeated [default: *]
+    #[arg(long, value_name = "INSTANCE", env = "CASK_INSTANCE", value_delimiter = ';')]
+    pub(crate) instance: Option<Vec<InstanceSetting>>,
 
     /// How logs are printed to standard error: text or json [default: text]
     #[arg(long, value_name = "FORMAT", env = "CASK_LOG_FORMAT", value_enum, hide_possible_values = true)]
@@ -136,6 +143,7 @@ impl Settings {
             durability: self.durability.or(weaker.durability),
             scrub_period: self.scrub_period.or(weaker.scrub_period),
             disk_adapter: self.disk_adapter.or(weaker.disk_adapter),
+            instance: self.instance.or(weaker.instance),
             log_format: self.log_format.or(weaker.log_format),
             drain_timeout: self.drain_timeout.or(weaker.drain_timeout),
             max_connections: self.max_connections.or(weaker.max_connections),
@@ -158,6 +166,8 @@ pub(crate) struct Config {
     /// Zero: never.
     pub(crate) scrub_period: TimeSpan,
     pub(crate) disk_adapter: DiskAdapter,
+    /// Empty: every name is an instance.
+    pub(crate) instances: Vec<InstanceSetting>,
     pub(crate) log_format: LogFormat,
     pub(crate) drain_timeout: TimeSpan,
     pub(crate) max_connections: usize,
@@ -181,6 +191,8 @@ pub(crate) enum ConfigError {
     NoListener,
     #[error("the lease floor ({floor}) is longer than the lease ({lease}); raise --lease or lower --lease-floor")]
     FloorAboveLease { floor: TimeSpan, lease: TimeSpan },
+    #[error("instance \"{0}\" is in the list twice")]
+    InstanceTwice(String),
     #[error("--{name} must be at least 1")]
     Zero { name: &'static str },
 }
@@ -263,6 +275,14 @@ impl Config {
             }
         }
 
+        let instances = settings.instance.unwrap_or_default();
+        for (position, setting) in instances.iter().enumerate() {
+            if instances[..position].iter().any(|before| before.name == setting.name) {
+                let name = setting.name.as_ref().map_or("*", |name| name.as_str());
+                return Err(ConfigError::InstanceTwice(name.to_owned()));
+            }
+        }
+
         Ok(Self {
             listen,
             dir,
@@ -272,6 +292,7 @@ impl Config {
             durability: settings.durability.unwrap_or(Durability::Written),
             scrub_period: settings.scrub_period.unwrap_or(SCRUB_PERIOD_DEFAULT),
             disk_adapter: settings.disk_adapter.unwrap_or(DiskAdapter::Auto),
+            instances,
             log_format: settings.log_format.unwrap_or(LogFormat::Text),
             drain_timeout: settings.drain_timeout.unwrap_or(DRAIN_TIMEOUT_DEFAULT),
             max_connections: settings.max_connections.unwrap_or(CONNECTIONS_MAX_DEFAULT),

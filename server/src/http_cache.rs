@@ -1,4 +1,4 @@
-//! Bazel's HTTP cache protocol: GET, HEAD and PUT of `/[instance/]{ac,cas}/<sha256>`.
+//! Bazel's HTTP cache protocol: GET, HEAD and PUT of `/[instance/]{ac,cas}/[function/]<hash>`.
 //!
 //! The same entries as over gRPC. Blobs stream both ways; what a client may make the server hold is bounded by the cache's
 //! budgets. Called by the dispatcher for every request that is neither gRPC nor a page; never sees sockets.
@@ -7,7 +7,7 @@ mod body;
 mod target;
 
 use bytes::Bytes;
-use cask_index::{Digest, DigestFunction};
+use cask_index::Digest;
 use cask_proto::reapi::ActionResult;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -15,7 +15,7 @@ use prost::Message;
 use tonic::body::Body;
 
 use self::body::{IncomingBody, blob_body};
-use self::target::{Sha256Hash, Target, TargetError};
+use self::target::{Target, TargetError, TargetKind};
 use crate::cache::{Cache, InlineOptions, too_slow};
 use crate::observe::pages::text;
 use crate::observe::requests::HttpRoute;
@@ -110,8 +110,8 @@ impl HttpCache {
         let mut body = IncomingBody::new(body, self.cache.limits().upload_idle_max);
         let target = Target::parse(parts.uri.path());
         let route = match &target {
-            Ok(Target::Blob(_)) => HttpRoute::Cas,
-            Ok(Target::ActionResult(..)) => HttpRoute::ActionCache,
+            Ok(Target { kind: TargetKind::Blob, .. }) => HttpRoute::Cas,
+            Ok(Target { kind: TargetKind::ActionResult, .. }) => HttpRoute::ActionCache,
             Err(_) => HttpRoute::Page,
         };
         let response = match target {
@@ -139,20 +139,21 @@ impl HttpCache {
         B: http_body::Body<Data = Bytes> + Send + Unpin,
         B::Error: std::fmt::Display,
     {
-        match (target, &parts.method) {
-            (Target::Blob(hash), &Method::GET) => self.get_blob(*hash).await,
-            (Target::Blob(hash), &Method::HEAD) => self.head_blob(*hash).await,
-            (Target::Blob(hash), &Method::PUT) => self.put_blob(hash, &parts.headers, body).await,
-            (Target::ActionResult(instance, hash), &Method::GET | &Method::HEAD) => {
+        let (instance, digest) = target.resolve(self.cache.instances()).map_err(Refusal::Answer)?;
+        match (target.kind, &parts.method) {
+            (TargetKind::Blob, &Method::GET) => self.get_blob(digest).await,
+            (TargetKind::Blob, &Method::HEAD) => self.head_blob(digest).await,
+            (TargetKind::Blob, &Method::PUT) => self.put_blob(digest, &parts.headers, body).await,
+            (TargetKind::ActionResult, &Method::GET | &Method::HEAD) => {
                 let result =
-                    self.cache.get_action_result(instance.as_str(), &action(hash), InlineOptions::default()).await?;
+                    self.cache.get_action_result(instance.name().as_str(), &digest, InlineOptions::default()).await?;
                 let room = self.cache.answer_room(result.encoded_len()).await?;
                 // For HEAD hyper keeps the length and leaves the body away.
                 let mut response = bytes_response(result.encode_to_vec().into());
                 response.extensions_mut().insert(room);
                 Ok(response)
             }
-            (Target::ActionResult(instance, hash), &Method::PUT) => {
+            (TargetKind::ActionResult, &Method::PUT) => {
                 plain(&parts.headers)?;
                 let limit_bytes = self.cache.limits().message_size_bytes_max;
                 let too_large = Refusal::ResultTooLarge { limit_bytes };
@@ -166,15 +167,15 @@ impl HttpCache {
                     () = room.asked() => return Err(too_slow().into()),
                 };
                 let result = ActionResult::decode(bytes).map_err(Refusal::NotAResult)?;
-                self.cache.put_action_result(instance.as_str(), &action(hash), result).await?;
+                self.cache.put_action_result(instance.name().as_str(), &digest, result).await?;
                 Ok(Response::new(Body::empty()))
             }
             _ => Err(Refusal::Method),
         }
     }
 
-    async fn get_blob(&self, hash: Sha256Hash) -> Result<Response<Body>, Refusal> {
-        let digest = self.find(hash).await?;
+    async fn get_blob(&self, unsized_digest: Digest) -> Result<Response<Body>, Refusal> {
+        let digest = self.find(unsized_digest).await?;
         let blob = self.cache.read(&digest, 0, None).await?;
         let size_bytes = blob.size_bytes();
         let mut response = Response::new(blob_body(blob));
@@ -182,8 +183,8 @@ impl HttpCache {
         Ok(response)
     }
 
-    async fn head_blob(&self, hash: Sha256Hash) -> Result<Response<Body>, Refusal> {
-        let digest = self.find(hash).await?;
+    async fn head_blob(&self, unsized_digest: Digest) -> Result<Response<Body>, Refusal> {
+        let digest = self.find(unsized_digest).await?;
         // Reporting a blob present promises that it stays: this is what leases it.
         if !self.cache.engine().contains(&digest)? {
             return Err(cask_engine::EngineError::NotFound.into());
@@ -195,7 +196,7 @@ impl HttpCache {
 
     async fn put_blob<B>(
         &self,
-        hash: &Sha256Hash,
+        unsized_digest: Digest,
         headers: &HeaderMap,
         body: &mut IncomingBody<B>,
     ) -> Result<Response<Body>, Refusal>
@@ -206,7 +207,7 @@ impl HttpCache {
         plain(headers)?;
         // The size is half of a blob's identity, so it must be known before the first byte is stored.
         let size_bytes = body.announced_size_bytes().ok_or(Refusal::NoLength)?;
-        let Some(mut upload) = self.cache.begin_upload(sha256(hash, size_bytes)).await? else {
+        let Some(mut upload) = self.cache.begin_upload(unsized_digest.with_size_bytes(size_bytes)).await? else {
             return Ok(Response::new(Body::empty()));
         };
         loop {
@@ -222,21 +223,15 @@ impl HttpCache {
     }
 
     /// The blob with this hash, whatever its size. The record on disk knows the size, so a disk may be waited for.
-    async fn find(&self, hash: Sha256Hash) -> Result<Digest, Refusal> {
+    async fn find(&self, wanted: Digest) -> Result<Digest, Refusal> {
         let engine = self.cache.engine().clone();
-        let found = tokio::task::spawn_blocking(move || engine.find_by_hash(DigestFunction::Sha256, &hash)).await;
+        let found = tokio::task::spawn_blocking(move || {
+            engine.find_by_hash(wanted.namespace(), wanted.function(), wanted.hash())
+        })
+        .await;
         let found = found.unwrap_or(Err(cask_engine::EngineError::Closed))?;
         found.ok_or(Refusal::from(cask_engine::EngineError::NotFound))
     }
-}
-
-fn sha256(hash: &Sha256Hash, size_bytes: u64) -> Digest {
-    Digest::new(DigestFunction::Sha256, hash, size_bytes).expect("a SHA-256 has 32 bytes")
-}
-
-/// The action's digest as far as HTTP knows it: the size is not in the URL.
-fn action(hash: &Sha256Hash) -> Digest {
-    sha256(hash, 0)
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {

@@ -11,6 +11,7 @@ use http::StatusCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::access::instances::InstanceError;
 use crate::cache::{ActionError, StartError};
 
 /// An index is filled in seconds, whatever its size.
@@ -30,9 +31,7 @@ impl From<&EngineError> for Answer {
     fn from(error: &EngineError) -> Answer {
         let (grpc, http, retry_after) = match error {
             EngineError::NotFound => (Code::NotFound, StatusCode::NOT_FOUND, None),
-            EngineError::Mismatch { .. } | EngineError::UnsupportedFunction(_) => {
-                (Code::InvalidArgument, StatusCode::BAD_REQUEST, None)
-            }
+            EngineError::Mismatch { .. } => (Code::InvalidArgument, StatusCode::BAD_REQUEST, None),
             EngineError::TooLarge { .. } => (Code::InvalidArgument, StatusCode::PAYLOAD_TOO_LARGE, None),
             EngineError::Full { retry_after, .. } => {
                 (Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE, Some(*retry_after))
@@ -69,6 +68,12 @@ impl From<&StartError> for Answer {
             },
             StartError::Engine(error) => error.into(),
         }
+    }
+}
+
+impl From<&InstanceError> for Answer {
+    fn from(error: &InstanceError) -> Answer {
+        Answer::invalid(error.to_string())
     }
 }
 
@@ -161,7 +166,6 @@ mod tests {
             (EngineError::NotFound, Code::NotFound, 404, None),
             (mismatch, Code::InvalidArgument, 400, None),
             (EngineError::TooLarge { size_bytes: 2, limit_bytes: 1 }, Code::InvalidArgument, 413, None),
-            (EngineError::UnsupportedFunction(DigestFunction::Md5), Code::InvalidArgument, 400, None),
             (full, Code::ResourceExhausted, 507, Some(retry_after)),
             (EngineError::DataLoss(digest), Code::DataLoss, 500, None),
             (EngineError::Storage("EIO".to_owned()), Code::Unavailable, 503, None),
@@ -191,7 +195,6 @@ mod tests {
         for permanent in [
             Answer::from(&EngineError::NotFound),
             Answer::from(&EngineError::TooLarge { size_bytes: 2, limit_bytes: 1 }),
-            Answer::from(&EngineError::UnsupportedFunction(DigestFunction::Md5)),
             Answer::from(&EngineError::DataLoss(digest)),
             Answer::from(&ActionError::Invalid("reason".to_owned())),
             Answer::from(&StartError::Offset { offset: 1, received_bytes: 0 }),

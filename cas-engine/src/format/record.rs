@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0     2   3    4    5    6    7    8                16       20       24               32               64
-//! |magic|ver|kind|enc |func|flag|zero| raw size       | stored | crc32c | payload xxh3   | hash, first 32  |
+//! |magic|ver|kind|enc |func|flag|ns  | raw size       | stored | crc32c | payload xxh3   | hash, first 32  |
 //!
 //! with flag EXTENDED, 64 bytes more:
 //! 64                               96               104      108      112              120      128
@@ -13,7 +13,7 @@
 //! life of the segment, written to the wrong place, or from another store fails it. The payload's checksum is plain
 //! XXH3-64, so that reclaim can copy a payload and its checksum unchanged, and what is copied stays checked end to end.
 
-use cask_index::{Digest, DigestFunction};
+use cask_index::{Digest, DigestFunction, Namespace};
 
 use super::layout::{get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 
@@ -27,7 +27,8 @@ const KIND_AT: usize = VERSION_AT + 1;
 const ENCODING_AT: usize = KIND_AT + 1;
 const FUNCTION_AT: usize = ENCODING_AT + 1;
 const FLAGS_AT: usize = FUNCTION_AT + 1;
-const RAW_SIZE_AT: usize = FLAGS_AT + 2;
+const NAMESPACE_AT: usize = FLAGS_AT + 1;
+const RAW_SIZE_AT: usize = NAMESPACE_AT + 1;
 const STORED_AT: usize = RAW_SIZE_AT + 8;
 const CRC_AT: usize = STORED_AT + 4;
 const CHECKSUM_AT: usize = CRC_AT + 4;
@@ -141,6 +142,7 @@ impl RecordHeader {
         bytes[VERSION_AT] = VERSION;
         bytes[KIND_AT] = self.kind as u8;
         bytes[FUNCTION_AT] = self.digest.function().wire_number();
+        bytes[NAMESPACE_AT] = self.digest.namespace().number();
         put_u64(bytes, RAW_SIZE_AT, self.digest.size_bytes());
         put_u32(bytes, STORED_AT, self.stored_length_bytes);
         put_u64(bytes, CHECKSUM_AT, self.payload_checksum);
@@ -180,7 +182,9 @@ impl RecordHeader {
         if extended {
             hash[32..].copy_from_slice(&bytes[HASH_REST_AT..NONCE_AT]);
         }
-        let digest = Digest::new(function, &hash[..function.hash_length_bytes()], get_u64(bytes, RAW_SIZE_AT)).ok()?;
+        let digest = Digest::new(function, &hash[..function.hash_length_bytes()], get_u64(bytes, RAW_SIZE_AT))
+            .ok()?
+            .within(Namespace::from_number(bytes[NAMESPACE_AT]));
         Some(Self {
             kind,
             digest,
@@ -214,7 +218,7 @@ mod tests {
         let mut headers = Vec::new();
         for function in DigestFunction::ALL {
             let hash: Vec<u8> = (1..=function.hash_length_bytes() as u8).collect();
-            let digest = Digest::new(function, &hash, 1234).unwrap();
+            let digest = Digest::new(function, &hash, 1234).unwrap().within(Namespace::from_number(200));
             for (kind, part) in [
                 (RecordKind::Blob, None),
                 (RecordKind::Part, Some(PartTag { nonce: 0x1122_3344_5566_7788, number: 3 })),

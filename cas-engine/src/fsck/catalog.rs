@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use cask_index::{Key, Location};
+use cask_index::{Hasher, Key, Location};
 use parking_lot::Mutex;
 
 use super::files::{FileBytes, segment_path};
@@ -17,7 +17,6 @@ use super::segment::SoundRecord;
 use super::store::Store;
 use crate::format::action::ActionPayload;
 use crate::format::record::{PartTag, RecordHeader, RecordKind};
-use crate::hash::Hasher;
 use crate::walk::SegmentBytes;
 
 const SHARDS: usize = 64;
@@ -166,12 +165,12 @@ fn check_large(
         }
         return false;
     }
-    let Ok(mut hasher) = Hasher::new(digest.function()) else { return true };
+    let mut hasher = Hasher::new(digest.function(), digest.size_bytes());
     for number in 0..tag.number {
         let Some(payload) = part(number).and_then(|part| reader.payload(part)) else { return false };
         hasher.update(payload);
     }
-    let is_whole = hasher.finish(digest.size_bytes()) == digest;
+    let is_whole = hasher.confirms(&digest);
     if !is_whole {
         relations.find(head, Fault::LargeContentWrong);
         relations.doom(head);

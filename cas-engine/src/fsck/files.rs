@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::engine::SUPERBLOCK_NAME;
 use crate::error::OpenError;
+use crate::namespaces::NAMESPACES_NAME;
 use crate::touch_snapshot;
 use crate::walk::SegmentBytes;
 
@@ -67,7 +68,9 @@ impl StoreFolder {
             let name = name.to_string_lossy();
             if name.ends_with(".new") {
                 listing.leftovers.push(name.as_ref().into());
-            } else if ![SUPERBLOCK_NAME, touch_snapshot::FILE_NAME, LOCK, SEGMENTS, "lost+found"].contains(&&*name) {
+            } else if ![SUPERBLOCK_NAME, NAMESPACES_NAME, touch_snapshot::FILE_NAME, LOCK, SEGMENTS, "lost+found"]
+                .contains(&&*name)
+            {
                 listing.strays.push(name.as_ref().into());
             }
         }

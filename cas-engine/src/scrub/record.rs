@@ -7,13 +7,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cask_index::{Digest, Key, Location};
+use cask_index::{Digest, Hasher, Key, Location};
 
 use super::Reading;
 use crate::core::{Core, Looked, is_media_error};
 use crate::format::footer::FooterEntry;
 use crate::format::record::{PartTag, RecordHeader, RecordKind, payload_checksum};
-use crate::hash::Hasher;
 use crate::segment::lane::location_of;
 use crate::segment::{PinnedRange, Segment};
 use crate::walk::key_of;
@@ -46,7 +45,7 @@ impl Core {
             return None;
         };
         let tag = header.part.filter(|_| header.kind == RecordKind::Head)?;
-        let hasher = Hasher::new(header.digest.function()).ok()?;
+        let hasher = Hasher::new(header.digest.function(), header.digest.size_bytes());
         Some(LargeCheck { head_key: entry.key, digest: header.digest, tag, next_part: 0, hasher })
     }
 
@@ -102,7 +101,7 @@ impl Core {
     }
 
     fn judge_content(&self, large: &LargeCheck) {
-        if large.hasher.clone().finish(large.digest.size_bytes()) == large.digest {
+        if large.hasher.clone().confirms(&large.digest) {
             return;
         }
         let Some(found) = self.index.get(large.head_key) else { return };
@@ -145,9 +144,7 @@ impl Core {
     }
 }
 
-/// Whether the bytes hash to the digest. Of a function that this build cannot compute nothing is known against them.
+/// Whether the bytes are the blob of the digest.
 pub(crate) fn is_content_of(digest: &Digest, content: &[u8]) -> bool {
-    let Ok(mut hasher) = Hasher::new(digest.function()) else { return true };
-    hasher.update(content);
-    hasher.finish(content.len() as u64) == *digest
+    Hasher::digest(digest.function(), content).within(digest.namespace()) == *digest
 }

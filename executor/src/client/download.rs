@@ -22,7 +22,7 @@ pub(crate) async fn download(
     sink: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), ClientError> {
     let digest = name.digest;
-    let mut verifier = Verifier::new(digest)?;
+    let mut verifier = Verifier::new(digest);
     let mut attempts = Attempts::new(policy);
     // Nothing is asked for when nothing is left: an empty blob, or a stream that broke off right behind its last byte.
     while verifier.seen_bytes() < digest.size_bytes() {

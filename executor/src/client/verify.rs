@@ -1,7 +1,6 @@
 //! Hashing what goes through the client's hands: nothing a cache says about bytes is believed.
 
-use cask_index::{Digest, DigestFunction};
-use sha2::{Digest as _, Sha256};
+use cask_index::{Digest, DigestFunction, Hasher};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::ClientError;
@@ -9,16 +8,13 @@ use crate::ClientError;
 /// Counts and hashes the bytes of one blob.
 pub(crate) struct Verifier {
     expected: Digest,
-    hasher: Sha256,
+    hasher: Hasher,
     seen_bytes: u64,
 }
 
 impl Verifier {
-    pub(crate) fn new(expected: Digest) -> Result<Self, ClientError> {
-        match expected.function() {
-            DigestFunction::Sha256 => Ok(Self { expected, hasher: Sha256::new(), seen_bytes: 0 }),
-            other => Err(ClientError::FunctionUnsupported(other)),
-        }
+    pub(crate) fn new(expected: Digest) -> Self {
+        Self { expected, hasher: Hasher::new(expected.function(), expected.size_bytes()), seen_bytes: 0 }
     }
 
     pub(crate) fn seen_bytes(&self) -> u64 {
@@ -41,11 +37,10 @@ impl Verifier {
             return Err(self.wrong(format!("the stream ended after {} bytes", self.seen_bytes)));
         }
         let expected = self.expected;
-        let hash = self.hasher.finalize();
-        if hash.as_slice() == expected.hash() {
+        let found = self.hasher.finish(self.seen_bytes);
+        if found == expected {
             return Ok(());
         }
-        let found = sha256(&hash, expected.size_bytes());
         Err(ClientError::WrongBytes { digest: expected, reason: format!("they hash to {found}") })
     }
 
@@ -54,23 +49,19 @@ impl Verifier {
     }
 }
 
-fn sha256(hash: &[u8], size_bytes: u64) -> Digest {
-    Digest::new(DigestFunction::Sha256, hash, size_bytes).expect("SHA-256 has 32 bytes")
-}
-
 /// The SHA-256 digest of bytes in memory.
 pub fn digest_of(bytes: &[u8]) -> Digest {
-    sha256(&Sha256::digest(bytes), bytes.len() as u64)
+    Hasher::digest(DigestFunction::Sha256, bytes)
 }
 
 /// The SHA-256 digest of all that a reader gives.
 pub async fn digest_of_reader(reader: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Digest> {
-    let (mut hasher, mut size_bytes) = (Sha256::new(), 0);
+    let (mut hasher, mut size_bytes) = (Hasher::new(DigestFunction::Sha256, 0), 0);
     let mut buffer = vec![0; 256 * 1024];
     loop {
         let count = reader.read(&mut buffer).await?;
         if count == 0 {
-            return Ok(sha256(&hasher.finalize(), size_bytes));
+            return Ok(hasher.finish(size_bytes));
         }
         hasher.update(&buffer[..count]);
         size_bytes += count as u64;

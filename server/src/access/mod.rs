@@ -1,4 +1,5 @@
 //! Who may do what, and how much of it.
 
+pub(crate) mod instances;
 pub(crate) mod limits;
 pub(crate) mod yielding;

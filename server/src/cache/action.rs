@@ -10,12 +10,11 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use cask_engine::EngineError;
-use cask_index::{Digest, DigestFunction};
+use cask_index::{Digest, Hasher};
 use cask_proto::WireError;
-use cask_proto::digest::{FunctionRule, to_wire};
+use cask_proto::digest::{DigestRule, to_wire};
 use cask_proto::reapi::{self, ActionResult, ExecutedActionMetadata};
 use prost::Message;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::closure::{Closure, closure, is_flat};
@@ -68,13 +67,13 @@ impl Cache {
         action: &Digest,
         mut result: ActionResult,
     ) -> Result<ActionResult, ActionError> {
-        let function = action.function();
-        validate(function, &result)?;
-        self.store_inlined(function, &mut result).await?;
+        let rule = DigestRule::like(action);
+        validate(rule, &result)?;
+        self.store_inlined(action, &mut result).await?;
         result
             .execution_metadata
             .get_or_insert_with(|| ExecutedActionMetadata { worker: WORKER_UNKNOWN.to_owned(), ..Default::default() });
-        let (closure, result) = self.closure_of(function, result).await?;
+        let (closure, result) = self.closure_of(rule, result).await?;
         let value = encode_entry(&result, closure.is_complete);
         // One that stock gRPC clients cannot receive is no use to them: each get would fail instead of being a miss.
         let limit_bytes = self.engine().action_value_size_bytes_max().min(self.limits().response_size_bytes_max);
@@ -107,7 +106,7 @@ impl Cache {
             return Err(EngineError::NotFound.into());
         };
         if !has_closure {
-            let (closure, same_result) = match self.closure_of(action.function(), result).await {
+            let (closure, same_result) = match self.closure_of(DigestRule::like(action), result).await {
                 // The tree has come meanwhile and is none, or is beyond the limits: nobody can use this result.
                 Err(ActionError::Invalid(_)) => Err(EngineError::NotFound.into()),
                 other => other,
@@ -119,18 +118,14 @@ impl Cache {
             }
             result = same_result;
         }
-        self.inline(action.function(), &mut result, &inline).await?;
+        self.inline(DigestRule::like(action), &mut result, &inline).await?;
         Ok(result)
     }
 
     /// The closure of `result`, and `result` again.
-    async fn closure_of(
-        &self,
-        function: DigestFunction,
-        result: ActionResult,
-    ) -> Result<(Closure, ActionResult), ActionError> {
+    async fn closure_of(&self, rule: DigestRule, result: ActionResult) -> Result<(Closure, ActionResult), ActionError> {
         if is_flat(&result) {
-            let closure = closure(function, &result, self.limits(), |_, _| {
+            let closure = closure(rule, &result, self.limits(), |_, _| {
                 unreachable!("a result without output directories has no trees to read")
             })?;
             return Ok((closure, result));
@@ -139,7 +134,7 @@ impl Cache {
         let cache = self.clone();
         let outcome = blocking(move || {
             let _slot = slot;
-            let closure = closure(function, &result, cache.limits(), |digest, limit_bytes| {
+            let closure = closure(rule, &result, cache.limits(), |digest, limit_bytes| {
                 cache.engine().read_all(digest, limit_bytes)
             });
             Ok(closure.map(|closure| (closure, result)))
@@ -148,7 +143,7 @@ impl Cache {
     }
 
     /// Moves bytes that the client put into the result to the store.
-    async fn store_inlined(&self, function: DigestFunction, result: &mut ActionResult) -> Result<(), ActionError> {
+    async fn store_inlined(&self, action: &Digest, result: &mut ActionResult) -> Result<(), ActionError> {
         let streams = [
             ("stdout", &mut result.stdout_raw, &mut result.stdout_digest),
             ("stderr", &mut result.stderr_raw, &mut result.stderr_digest),
@@ -160,9 +155,9 @@ impl Cache {
             if bytes.is_empty() {
                 continue;
             }
-            let digest = digest_of(function, &bytes)?;
+            let digest = Hasher::digest(action.function(), &bytes).within(action.namespace());
             if let Some(claimed) = digest_field
-                && FunctionRule::Named(function).from_wire(claimed)? != digest
+                && DigestRule::like(action).from_wire(claimed)? != digest
             {
                 return Err(ActionError::Invalid(format!("the bytes of `{name}` are not those of its digest")));
             }
@@ -175,20 +170,20 @@ impl Cache {
     /// Puts into the result what the reader wishes for and one message has room for.
     async fn inline(
         &self,
-        function: DigestFunction,
+        rule: DigestRule,
         result: &mut ActionResult,
         inline: &InlineOptions,
     ) -> Result<(), ActionError> {
         let mut room_bytes = self.limits().response_size_bytes_max.saturating_sub(result.encoded_len());
         if inline.stdout {
-            self.inline_one(function, result.stdout_digest.as_ref(), &mut result.stdout_raw, &mut room_bytes).await?;
+            self.inline_one(rule, result.stdout_digest.as_ref(), &mut result.stdout_raw, &mut room_bytes).await?;
         }
         if inline.stderr {
-            self.inline_one(function, result.stderr_digest.as_ref(), &mut result.stderr_raw, &mut room_bytes).await?;
+            self.inline_one(rule, result.stderr_digest.as_ref(), &mut result.stderr_raw, &mut room_bytes).await?;
         }
         for file in &mut result.output_files {
             if inline.output_files.contains(&file.path) {
-                self.inline_one(function, file.digest.as_ref(), &mut file.contents, &mut room_bytes).await?;
+                self.inline_one(rule, file.digest.as_ref(), &mut file.contents, &mut room_bytes).await?;
             }
         }
         Ok(())
@@ -196,13 +191,13 @@ impl Cache {
 
     async fn inline_one(
         &self,
-        function: DigestFunction,
+        rule: DigestRule,
         digest: Option<&reapi::Digest>,
         field: &mut Bytes,
         room_bytes: &mut usize,
     ) -> Result<(), ActionError> {
         let Some(digest) = digest else { return Ok(()) };
-        let digest = FunctionRule::Named(function).from_wire(digest)?;
+        let digest = rule.from_wire(digest)?;
         let content_room_bytes = room_bytes.saturating_sub(FIELD_OVERHEAD_BYTES) as u64;
         if digest.is_empty_blob() || digest.size_bytes() > content_room_bytes {
             return Ok(());
@@ -221,7 +216,7 @@ impl Cache {
 /// What an entry is stored under: the action's function and hash. Not its size, because over HTTP nobody knows it, and an entry
 /// put by one protocol is found by the other.
 fn key(action: &Digest) -> Digest {
-    Digest::new(action.function(), action.hash(), 0).expect("a digest's hash has the length of its function")
+    action.with_size_bytes(0)
 }
 
 /// What a stored entry is: one byte for its kind, then the encoded result.
@@ -246,8 +241,7 @@ fn decode_entry(mut value: Bytes) -> Option<(ActionResult, bool)> {
 }
 
 /// What can be said against a result without looking at the store.
-fn validate(function: DigestFunction, result: &ActionResult) -> Result<(), ActionError> {
-    let rule = FunctionRule::Named(function);
+fn validate(rule: DigestRule, result: &ActionResult) -> Result<(), ActionError> {
     for file in &result.output_files {
         check_path("output file", &file.path, PathMayBeEmpty::No)?;
         // Contents without a digest get theirs; see `store_inlined`.
@@ -297,22 +291,16 @@ fn check_path(kind: &'static str, path: &str, may_be_empty: PathMayBeEmpty) -> R
     Err(ActionError::Invalid(format!("the path of {kind} `{}` {fault}", path.escape_default())))
 }
 
-/// Hashes bytes that are in memory.
-fn digest_of(function: DigestFunction, bytes: &[u8]) -> Result<Digest, EngineError> {
-    match function {
-        DigestFunction::Sha256 => {
-            let digest = Digest::new(function, &Sha256::digest(bytes), bytes.len() as u64);
-            Ok(digest.expect("SHA-256 has the length of SHA-256"))
-        }
-        other => Err(EngineError::UnsupportedFunction(other)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use cask_index::DigestFunction;
     use cask_proto::reapi::{OutputDirectory, OutputFile, OutputSymlink};
 
     use super::*;
+
+    fn rule() -> DigestRule {
+        DigestRule::like(&DigestFunction::Sha256.empty_blob())
+    }
 
     #[expect(clippy::unnecessary_wraps, reason = "digest fields are optional")]
     fn wire(byte: u8) -> Option<reapi::Digest> {
@@ -349,7 +337,7 @@ mod tests {
             symlinks,
             inlined,
         ] {
-            validate(DigestFunction::Sha256, &result).unwrap_or_else(|error| panic!("{result:?}: {error}"));
+            validate(rule(), &result).unwrap_or_else(|error| panic!("{result:?}: {error}"));
         }
     }
 
@@ -373,7 +361,7 @@ mod tests {
             (deprecated, "is absolute"),
             (ActionResult { stdout_digest: bad_hash, ..ActionResult::default() }, "hexadecimal"),
         ] {
-            let error = validate(DigestFunction::Sha256, &result).unwrap_err().to_string();
+            let error = validate(rule(), &result).unwrap_err().to_string();
             assert!(error.contains(text), "{result:?}: {error}");
         }
     }

@@ -9,8 +9,8 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use cask_engine::EngineError;
-use cask_index::{Digest, DigestFunction};
-use cask_proto::digest::FunctionRule;
+use cask_index::Digest;
+use cask_proto::digest::DigestRule;
 use cask_proto::reapi::{self, ActionResult};
 use prost::Message;
 
@@ -31,15 +31,15 @@ pub(super) fn is_flat(result: &ActionResult) -> bool {
     result.output_directories.is_empty()
 }
 
-/// The closure of `result`, whose digests are of `function`. `read` gives a whole blob of at most so many bytes.
+/// The closure of `result`, whose digests are read by `rule`. `read` gives a whole blob of at most so many bytes.
 pub(super) fn closure(
-    function: DigestFunction,
+    rule: DigestRule,
     result: &ActionResult,
     limits: &Limits,
     read: impl Fn(&Digest, u64) -> Result<Bytes, EngineError>,
 ) -> Result<Closure, ActionError> {
     let mut walk = Walk {
-        rule: FunctionRule::Named(function),
+        rule,
         limits,
         seen: HashSet::new(),
         digests: Vec::new(),
@@ -66,7 +66,7 @@ pub(super) fn closure(
 }
 
 struct Walk<'a> {
-    rule: FunctionRule,
+    rule: DigestRule,
     limits: &'a Limits,
     seen: HashSet<Digest>,
     digests: Vec<Digest>,
@@ -225,9 +225,14 @@ impl NodeDigest {
 mod tests {
     use std::collections::HashMap;
 
+    use cask_index::DigestFunction;
     use cask_proto::reapi::{Directory, DirectoryNode, FileNode, OutputDirectory, OutputFile, Tree};
 
     use super::*;
+
+    fn rule() -> DigestRule {
+        DigestRule::like(&DigestFunction::Sha256.empty_blob())
+    }
 
     /// A store of blobs by a made-up digest: byte `n` repeated.
     #[derive(Default)]
@@ -275,7 +280,7 @@ mod tests {
 
     fn check(result: &ActionResult, blobs: &Blobs, expected: &[u8], is_complete: bool) {
         let read = |digest: &Digest, _| blobs.0.get(digest).cloned().ok_or(EngineError::NotFound);
-        let closure = closure(DigestFunction::Sha256, result, &limits(), read).unwrap();
+        let closure = closure(rule(), result, &limits(), read).unwrap();
         let mut found: Vec<u8> = closure.digests.iter().map(|digest| digest.hash()[0]).collect();
         found.sort_unstable();
         assert_eq!(found, expected);
@@ -284,7 +289,7 @@ mod tests {
 
     fn refused(result: &ActionResult, blobs: &Blobs) -> String {
         let read = |digest: &Digest, _| blobs.0.get(digest).cloned().ok_or(EngineError::NotFound);
-        closure(DigestFunction::Sha256, result, &limits(), read).unwrap_err().to_string()
+        closure(rule(), result, &limits(), read).unwrap_err().to_string()
     }
 
     #[test]
@@ -352,7 +357,7 @@ mod tests {
             blobs.0.get(digest).cloned().ok_or(EngineError::NotFound)
         };
         let result = result_with(kinds.iter().cycle().take(400).cloned().collect());
-        let closure = closure(DigestFunction::Sha256, &result, &limits(), read).unwrap();
+        let closure = closure(rule(), &result, &limits(), read).unwrap();
         assert!(closure.is_complete);
         assert_eq!(opened.get(), 4, "the tree in its two kinds, and two directories");
         check(&result, &blobs, &[1, 2, 3, 10, 80, 81, 89, 90], true);

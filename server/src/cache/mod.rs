@@ -22,11 +22,21 @@ pub(crate) use self::read::BlobStream;
 pub(crate) use self::resumable::StartError;
 use self::upload::StagedUpload;
 pub(crate) use self::upload::{PendingPut, too_slow};
+use crate::access::instances::Instances;
 use crate::access::limits::{Budgets, Limits, OverBudget, Permit};
 use crate::access::yielding::Holding;
 
 /// The digest functions that blobs may be stored under; the first is what clients use that do not choose.
-pub(crate) const DIGEST_FUNCTIONS: &[DigestFunction] = &[DigestFunction::Sha256];
+pub(crate) const DIGEST_FUNCTIONS: [DigestFunction; 8] = [
+    DigestFunction::Sha256,
+    DigestFunction::Blake3,
+    DigestFunction::Sha1,
+    DigestFunction::Sha384,
+    DigestFunction::Sha512,
+    DigestFunction::Md5,
+    DigestFunction::Sha256Tree,
+    DigestFunction::GitSha1,
+];
 
 /// The store as the edge sees it. Cheap to clone; all clones share one engine and one set of budgets.
 #[derive(Clone)]
@@ -36,20 +46,26 @@ pub(crate) struct Cache {
 
 struct Shared {
     engine: Engine,
+    instances: Instances,
     limits: Limits,
     budgets: Budgets,
     parking: Parking<StagedUpload>,
 }
 
 impl Cache {
-    pub(crate) fn new(engine: Engine, limits: Limits) -> Cache {
+    pub(crate) fn new(engine: Engine, instances: Instances, limits: Limits) -> Cache {
         let budgets = Budgets::new(&limits);
         let parking = Parking::new(limits.parked_uploads_max, limits.parked_bytes_max, limits.parked_age_max);
-        Cache { shared: Arc::new(Shared { engine, limits, budgets, parking }) }
+        Cache { shared: Arc::new(Shared { engine, instances, limits, budgets, parking }) }
     }
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.shared.engine
+    }
+
+    /// What the names in requests mean.
+    pub(crate) fn instances(&self) -> &Instances {
+        &self.shared.instances
     }
 
     pub(crate) fn limits(&self) -> &Limits {

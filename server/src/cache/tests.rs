@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::{ActionError, Cache, InlineOptions, StartError};
+use crate::access::instances::Instances;
 use crate::access::limits::Limits;
 
 /// A part of the small store's blobs: a sixteenth of a 1 MiB segment.
@@ -68,7 +69,7 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let (engine, stepper, _) = Engine::open_stepped(disk(&folder), &options(), clock(), &[7; 56]).unwrap();
         assert_eq!(engine.part_size_bytes(), PART);
-        Fixture { cache: Cache::new(engine, limits()), stepper, folder }
+        Fixture { cache: Cache::new(engine, Instances::default(), limits()), stepper, folder }
     }
 
     /// Runs `work` to its end, and the engine whenever `work` waits.
@@ -87,7 +88,7 @@ impl Fixture {
         let Fixture { cache, stepper, folder } = self;
         drop((cache, stepper));
         let (engine, stepper) = Engine::open_unloaded(disk(&folder), &options(), clock(), &[7; 56]).unwrap();
-        Fixture { cache: Cache::new(engine, limits()), stepper, folder }
+        Fixture { cache: Cache::new(engine, Instances::default(), limits()), stepper, folder }
     }
 
     async fn store(&self, data: &[u8]) -> Digest {

@@ -7,6 +7,7 @@
 //! segments are surveyed wait in the kernel's queue instead of being refused. While the index is filled, health says
 //! `NOT_SERVING`, and what cannot be answered yet gets `UNAVAILABLE`.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,14 +15,16 @@ use std::time::{Duration, Instant};
 
 use cask_engine::clock::SystemClock;
 use cask_engine::{Engine, EngineError, EngineOptions, OpenError};
+use cask_index::Namespace;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Failure;
 use super::banner::Banner;
+use crate::access::instances::{Instances, Terms};
 use crate::access::limits::Limits;
 use crate::cache::Cache;
-use crate::config::{Config, DiskAdapter, Durability, Settings, Surroundings};
+use crate::config::{CasSharing, Config, DiskAdapter, Durability, Settings, Surroundings};
 use crate::http_cache::HttpCache;
 use crate::observe::pages::Pages;
 use crate::observe::requests::RequestCounts;
@@ -79,16 +82,20 @@ async fn serve(config: Config) -> Result<(), Failure> {
 
     let opening = tokio::task::spawn_blocking({
         let config = config.clone();
-        move || open_store(&config)
+        move || {
+            let engine = open_store(&config)?;
+            let instances = instances(&engine, &config)?;
+            Ok::<_, Failure>((engine, instances))
+        }
     });
-    let engine = tokio::select! {
+    let (engine, instances) = tokio::select! {
         opened = opening => opened.map_err(|_| Failure::Run("opening the store failed; the log says where".to_owned()))??,
         // A store that is being opened is as safe to leave as one that crashed.
         () = signals.next() => std::process::exit(0),
     };
 
     let (readiness, readiness_seen) = watch::channel(Readiness::Starting);
-    let dispatch = assemble(&engine, &config, readiness_seen);
+    let dispatch = assemble(&engine, &config, instances, readiness_seen);
     let addresses: Vec<_> = listeners.iter().map(|listener| listener.address().clone()).collect();
     let server = Server::start(listeners, &dispatch, config.max_connections);
     let loaded = tokio::task::spawn_blocking({
@@ -181,7 +188,30 @@ fn open_store(config: &Config) -> Result<Engine, Failure> {
     }
 }
 
-fn assemble(engine: &Engine, config: &Config, readiness: watch::Receiver<Readiness>) -> Dispatch {
+/// The configured instances; those that are isolated get their namespace from the store.
+fn instances(engine: &Engine, config: &Config) -> Result<Instances, Failure> {
+    if config.instances.is_empty() {
+        return Ok(Instances::default());
+    }
+    let (mut listed, mut others) = (HashMap::new(), None);
+    for setting in &config.instances {
+        let preferred = setting.digest_function;
+        let Some(name) = &setting.name else {
+            others = Some(Terms { namespace: Namespace::SHARED, preferred });
+            continue;
+        };
+        let namespace = match setting.sharing {
+            CasSharing::Shared => Namespace::SHARED,
+            CasSharing::Isolated => engine
+                .namespace(name.as_str())
+                .map_err(|error| Failure::Run(format!("cannot isolate the instance \"{name}\": {error}")))?,
+        };
+        listed.insert(name.clone(), Terms { namespace, preferred });
+    }
+    Ok(Instances::new(listed, others))
+}
+
+fn assemble(engine: &Engine, config: &Config, instances: Instances, readiness: watch::Receiver<Readiness>) -> Dispatch {
     let mut limits = Limits::default();
     if let Some(count) = config.max_uploads {
         limits.concurrent_uploads_max = count;
@@ -190,7 +220,7 @@ fn assemble(engine: &Engine, config: &Config, readiness: watch::Receiver<Readine
         limits.staged_bytes_max = usize::try_from(size.0).unwrap_or(usize::MAX);
         limits.message_bytes_max = limits.staged_bytes_max;
     }
-    let cache = Cache::new(engine.clone(), limits);
+    let cache = Cache::new(engine.clone(), instances, limits);
     let requests = Arc::new(RequestCounts::new(&crate::service::FILE_DESCRIPTOR_SETS));
     Dispatch {
         routes: crate::service::routes(&cache, readiness.clone()),

@@ -1,17 +1,31 @@
-//! What a cache URL names: `/[instance/]ac/<hash>` or `/[instance/]cas/<hash>`.
+//! What a cache URL names: `/[instance/]{ac,cas}/[function/]<hash>`.
+//!
+//! The digest function follows from the hash's length, or is the one the instance prefers; those that share their length with
+//! another may be named by a segment of their own, as in a resource name.
 
+use cask_index::{Digest, DigestFunction};
 use cask_proto::InstanceName;
+use cask_proto::digest::is_inferred_by_length;
 
-/// The SHA-256 a URL ends in.
-pub(crate) type Sha256Hash = [u8; 32];
+use crate::access::instances::{Instance, Instances};
+use crate::status::{Answer, answer_of};
 
 /// A parsed path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// A blob. Blobs are shared by all instances, so a well-formed instance is accepted and forgotten.
-    Blob(Sha256Hash),
-    /// An action's result in an instance.
-    ActionResult(InstanceName, Sha256Hash),
+pub(crate) struct Target {
+    pub(crate) instance: InstanceName,
+    pub(crate) kind: TargetKind,
+    /// Where the path names one.
+    function: Option<DigestFunction>,
+    /// Lowercase hexadecimal digits, as many as a function's hashes have.
+    hash: String,
+}
+
+/// What it is that a path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TargetKind {
+    Blob,
+    ActionResult,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +33,7 @@ pub(crate) enum TargetError {
     /// Not a cache path at all.
     #[error("nothing here; the cache is at /[instance/]ac/<hash> and /[instance/]cas/<hash>")]
     NotACachePath,
-    #[error("the hash in the path must be a SHA-256: 64 lowercase hexadecimal digits")]
+    #[error("the path must end in a hash: lowercase hexadecimal digits, 64 of them for SHA-256")]
     Hash,
     #[error("malformed instance name: {0}")]
     Instance(String),
@@ -29,37 +43,49 @@ impl Target {
     /// Parses a request's path, still percent-encoded.
     pub(crate) fn parse(path: &str) -> Result<Self, TargetError> {
         let path = path.strip_prefix('/').ok_or(TargetError::NotACachePath)?;
-        let (rest, hash) = path.rsplit_once('/').ok_or(TargetError::NotACachePath)?;
+        let (mut rest, hash) = path.rsplit_once('/').ok_or(TargetError::NotACachePath)?;
+        let mut function = None;
+        if let Some((before, segment)) = rest.rsplit_once('/')
+            && let Some(named) = DigestFunction::from_name(segment).filter(|named| !is_inferred_by_length(*named))
+        {
+            (rest, function) = (before, Some(named));
+        }
         let (instance, kind) = match rest.rsplit_once('/') {
             // A slash with nothing before it is an instance of one empty segment, not the absent instance.
             Some(("", _)) => return Err(TargetError::Instance("it begins with a slash".to_owned())),
             Some((instance, kind)) => (instance, kind),
             None => ("", rest),
         };
-        if kind != "ac" && kind != "cas" {
-            return Err(TargetError::NotACachePath);
+        let kind = match kind {
+            "ac" => TargetKind::ActionResult,
+            "cas" => TargetKind::Blob,
+            _ => return Err(TargetError::NotACachePath),
+        };
+        let is_hash_length = match function {
+            Some(function) => hash.len() == 2 * function.hash_length_bytes(),
+            None => DigestFunction::ALL.iter().any(|function| hash.len() == 2 * function.hash_length_bytes()),
+        };
+        if !is_hash_length || !hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(TargetError::Hash);
         }
-        let hash = parse_hash(hash).ok_or(TargetError::Hash)?;
         let instance = percent_encoding::percent_decode_str(instance)
             .decode_utf8()
             .map_err(|_| TargetError::Instance("it is not UTF-8".to_owned()))?;
         let instance = InstanceName::parse(&instance).map_err(|error| TargetError::Instance(error.to_string()))?;
-        Ok(if kind == "ac" { Self::ActionResult(instance, hash) } else { Self::Blob(hash) })
+        Ok(Self { instance, kind, function, hash: hash.to_owned() })
     }
-}
 
-fn parse_hash(text: &str) -> Option<Sha256Hash> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let text: &[u8; 64] = text.as_bytes().try_into().ok()?;
-    let mut hash = [0; 32];
-    for (byte, pair) in hash.iter_mut().zip(text.as_chunks::<2>().0) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    /// The instance, and the digest as far as a path tells it: its size is 0. Refused when the instance is not served.
+    pub(crate) fn resolve(&self, instances: &Instances) -> Result<(Instance, Digest), Answer> {
+        let instance = instances.of_name(self.instance.clone()).map_err(answer_of)?;
+        let function = match self.function {
+            Some(function) => function,
+            None => instance.function_of_hash(self.hash.len()).map_err(answer_of)?,
+        };
+        let digest = Digest::parse_hex(function, self.hash.as_bytes(), 0).expect("checked when it was parsed");
+        let digest = instance.within(digest);
+        Ok((instance, digest))
     }
-    Some(hash)
 }
 
 #[cfg(test)]
@@ -68,25 +94,38 @@ mod tests {
 
     const HEX: &str = "00ff0000000000000000000000000000000000000000000000000000000000a5";
 
-    fn hash() -> Sha256Hash {
-        let mut hash = [0; 32];
-        (hash[1], hash[31]) = (0xff, 0xa5);
-        hash
+    #[test]
+    fn cache_paths_name_blobs_and_action_results() {
+        use TargetKind::{ActionResult, Blob};
+        for (path, instance, kind, function) in [
+            ("/cas/{}", "", Blob, None),
+            ("/team/linux/cas/{}", "team/linux", Blob, None),
+            ("/ac/{}", "", ActionResult, None),
+            ("/team/ac/{}", "team", ActionResult, None),
+            ("/a/b/c/ac/{}", "a/b/c", ActionResult, None),
+            ("/cas/ac/{}", "cas", ActionResult, None),
+            ("/my%20team/ac/{}", "my team", ActionResult, None),
+            ("/cas/blake3/{}", "", Blob, Some(DigestFunction::Blake3)),
+            ("/blake3/cas/{}", "blake3", Blob, None),
+            ("/team/ac/sha256tree/{}", "team", ActionResult, Some(DigestFunction::Sha256Tree)),
+        ] {
+            let instance = InstanceName::parse(instance).expect("an instance name");
+            let target = Target { instance, kind, function, hash: HEX.to_owned() };
+            assert_eq!(Target::parse(&path.replace("{}", HEX)), Ok(target), "{path}");
+        }
     }
 
     #[test]
-    fn cache_paths_name_blobs_and_action_results() {
-        let instance = |name: &str| InstanceName::parse(name).expect("an instance name");
-        for (path, target) in [
-            ("/cas/{}", Target::Blob(hash())),
-            ("/team/linux/cas/{}", Target::Blob(hash())),
-            ("/ac/{}", Target::ActionResult(instance(""), hash())),
-            ("/team/ac/{}", Target::ActionResult(instance("team"), hash())),
-            ("/a/b/c/ac/{}", Target::ActionResult(instance("a/b/c"), hash())),
-            ("/cas/ac/{}", Target::ActionResult(instance("cas"), hash())),
-            ("/my%20team/ac/{}", Target::ActionResult(instance("my team"), hash())),
+    fn the_function_is_named_or_follows_from_the_length() {
+        for (path, function) in [
+            (format!("/cas/{HEX}"), DigestFunction::Sha256),
+            (format!("/cas/blake3/{HEX}"), DigestFunction::Blake3),
+            (format!("/cas/{}", &HEX[..40]), DigestFunction::Sha1),
+            (format!("/ac/gitsha1/{}", &HEX[..40]), DigestFunction::GitSha1),
+            (format!("/cas/{HEX}{HEX}"), DigestFunction::Sha512),
         ] {
-            assert_eq!(Target::parse(&path.replace("{}", HEX)), Ok(target), "{path}");
+            let (_, digest) = Target::parse(&path).unwrap().resolve(&Instances::default()).unwrap();
+            assert_eq!((digest.function(), digest.size_bytes()), (function, 0), "{path}");
         }
     }
 
@@ -104,6 +143,8 @@ mod tests {
             ("/cas/", Some(TargetError::Hash)),
             ("/cas/abc", Some(TargetError::Hash)),
             ("/cas/{}00", Some(TargetError::Hash)),
+            ("/cas/gitsha1/{}", Some(TargetError::Hash)),
+            ("/cas/sha256/{}", Some(TargetError::NotACachePath)),
             ("/ac/00FF0000000000000000000000000000000000000000000000000000000000A5", Some(TargetError::Hash)),
             ("/cas/zzff0000000000000000000000000000000000000000000000000000000000a5", Some(TargetError::Hash)),
             // Malformed instances; their texts are the instance name's own.

@@ -26,15 +26,16 @@ impl ActionCache for ActionCacheService {
         request: Request<GetActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
         let request = request.into_inner();
-        let instance = request::instance(&request.instance_name)?;
-        let rule = request::function_rule(request.digest_function)?;
+        let instance = request::instance(&self.cache, &request.instance_name)?;
+        let rule = instance.digest_rule(request.digest_function).map_err(status::answer_of)?;
         let action = request::digest_field(rule, "action_digest", request.action_digest.as_ref())?;
         let inline = InlineOptions {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
             output_files: request.inline_output_files,
         };
-        let result = self.cache.get_action_result(instance.as_str(), &action, inline).await.map_err(status::grpc)?;
+        let result =
+            self.cache.get_action_result(instance.name().as_str(), &action, inline).await.map_err(status::grpc)?;
         let room = self.cache.answer_room(result.encoded_len()).await.map_err(status::grpc)?;
         let mut response = Response::new(result);
         response.extensions_mut().insert(room);
@@ -46,11 +47,12 @@ impl ActionCache for ActionCacheService {
         request: Request<UpdateActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
         let request = request.into_inner();
-        let instance = request::instance(&request.instance_name)?;
-        let rule = request::function_rule(request.digest_function)?;
+        let instance = request::instance(&self.cache, &request.instance_name)?;
+        let rule = instance.digest_rule(request.digest_function).map_err(status::answer_of)?;
         let action = request::digest_field(rule, "action_digest", request.action_digest.as_ref())?;
         let result = request.action_result.ok_or_else(|| Status::invalid_argument("`action_result` is not set"))?;
-        let stored = self.cache.put_action_result(instance.as_str(), &action, result).await.map_err(status::grpc)?;
+        let stored =
+            self.cache.put_action_result(instance.name().as_str(), &action, result).await.map_err(status::grpc)?;
         Ok(Response::new(stored))
     }
 }

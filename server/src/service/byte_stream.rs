@@ -31,7 +31,7 @@ impl ByteStream for ByteStreamService {
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
-        let digest = request::read_name(&request.resource_name)?.digest;
+        let digest = request::read_name(&self.cache, &request.resource_name)?.digest;
         let offset = u64::try_from(request.read_offset)
             .ok()
             .filter(|offset| *offset <= digest.size_bytes())
@@ -60,7 +60,7 @@ impl ByteStream for ByteStreamService {
         &self,
         request: Request<QueryWriteStatusRequest>,
     ) -> Result<Response<QueryWriteStatusResponse>, Status> {
-        let name = request::write_name(&request.into_inner().resource_name)?;
+        let name = request::write_name(&self.cache, &request.into_inner().resource_name)?;
         // Asked in this order: an upload is known by its name until its blob is present, so the answer never falls.
         let received_bytes = self.cache.query_upload(&name);
         let response = if self.cache.engine().contains(&name.digest).map_err(status::grpc)? {

@@ -1,6 +1,6 @@
 //! `Capabilities`: what this server serves, and nothing it does not. The first call of nearly every client.
 
-use cask_proto::InstanceName;
+use cask_proto::digest::function_field;
 use cask_proto::reapi::capabilities_server::{Capabilities, CapabilitiesServer};
 use cask_proto::reapi::priority_capabilities::PriorityRange;
 use cask_proto::reapi::{
@@ -10,15 +10,17 @@ use cask_proto::reapi::{
 use cask_proto::semver::SemVer;
 use tonic::{Request, Response, Status};
 
+use super::request;
 use crate::cache::{Cache, DIGEST_FUNCTIONS};
 
 pub(crate) fn server(cache: &Cache) -> CapabilitiesServer<CapabilitiesService> {
-    CapabilitiesServer::new(CapabilitiesService {
-        served: served(cache.limits().batch_total_size_bytes_max, cache.engine().blob_size_bytes_max()),
-    })
+    let served = served(cache.limits().batch_total_size_bytes_max, cache.engine().blob_size_bytes_max());
+    CapabilitiesServer::new(CapabilitiesService { cache: cache.clone(), served })
 }
 
 pub(crate) struct CapabilitiesService {
+    cache: Cache,
+    /// The same for all instances but for the order of the digest functions.
     served: ServerCapabilities,
 }
 
@@ -28,10 +30,14 @@ impl Capabilities for CapabilitiesService {
         &self,
         request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<ServerCapabilities>, Status> {
-        // Every well-formed instance is served alike; a malformed one is a permanent fault, so no retriable code.
-        InstanceName::parse(&request.get_ref().instance_name)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        Ok(Response::new(self.served.clone()))
+        let instance = request::instance(&self.cache, &request.get_ref().instance_name)?;
+        let mut served = self.served.clone();
+        if let (Some(preferred), Some(cache)) = (instance.preferred_function(), &mut served.cache_capabilities) {
+            // Some clients take the first.
+            let preferred = function_field(preferred);
+            cache.digest_functions.sort_by_key(|function| *function != preferred);
+        }
+        Ok(Response::new(served))
     }
 }
 
@@ -39,7 +45,7 @@ fn served(batch_total_size_bytes_max: u64, blob_size_bytes_max: u64) -> ServerCa
     let wire_size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     ServerCapabilities {
         cache_capabilities: Some(CacheCapabilities {
-            digest_functions: DIGEST_FUNCTIONS.iter().map(|function| function.wire_number().into()).collect(),
+            digest_functions: DIGEST_FUNCTIONS.map(function_field).to_vec(),
             action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
             // Priorities are accepted and ignored. Bazel fails a build whose nonzero priority is outside every range, so
             // the range is everything.

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use cask_index::Digest;
-use cask_proto::digest::FunctionRule;
+use cask_proto::digest::DigestRule;
 use cask_proto::reapi::content_addressable_storage_server::{
     ContentAddressableStorage, ContentAddressableStorageServer,
 };
@@ -50,8 +50,7 @@ impl ContentAddressableStorage for CasService {
         request: Request<FindMissingBlobsRequest>,
     ) -> Result<Response<FindMissingBlobsResponse>, Status> {
         let mut request = request.into_inner();
-        request::instance(&request.instance_name)?;
-        let rule = request::function_rule(request.digest_function)?;
+        let rule = request::digest_rule(&self.cache, &request.instance_name, request.digest_function)?;
         let digests =
             request.blob_digests.iter().map(|wire| request::digest(rule, wire)).collect::<Result<Vec<_>, _>>()?;
         let mut absent = Vec::new();
@@ -74,8 +73,7 @@ impl ContentAddressableStorage for CasService {
         request: Request<BatchUpdateBlobsRequest>,
     ) -> Result<Response<BatchUpdateBlobsResponse>, Status> {
         let request = request.into_inner();
-        request::instance(&request.instance_name)?;
-        let rule = request::function_rule(request.digest_function)?;
+        let rule = request::digest_rule(&self.cache, &request.instance_name, request.digest_function)?;
         let sizes = request.requests.iter().map(|item| item.data.len() as u64);
         self.check_batch_total("carries", sizes)?;
         // All items are handed over before the first is waited for, so that they share group commits. An item that has to wait for
@@ -101,8 +99,7 @@ impl ContentAddressableStorage for CasService {
         request: Request<BatchReadBlobsRequest>,
     ) -> Result<Response<BatchReadBlobsResponse>, Status> {
         let request = request.into_inner();
-        request::instance(&request.instance_name)?;
-        let rule = request::function_rule(request.digest_function)?;
+        let rule = request::digest_rule(&self.cache, &request.instance_name, request.digest_function)?;
         let digests: Vec<_> = request.digests.iter().map(|wire| request::digest(rule, wire)).collect();
         let sizes = digests.iter().flatten().map(Digest::size_bytes);
         self.check_batch_total("asks for", sizes)?;
@@ -134,8 +131,7 @@ impl ContentAddressableStorage for CasService {
 
     async fn get_tree(&self, request: Request<GetTreeRequest>) -> Result<Response<Self::GetTreeStream>, Status> {
         let request = request.into_inner();
-        request::instance(&request.instance_name)?;
-        let rule = request::function_rule(request.digest_function)?;
+        let rule = request::digest_rule(&self.cache, &request.instance_name, request.digest_function)?;
         let root = request::digest_field(rule, "root_digest", request.root_digest.as_ref())?;
         let options = ListingOptions { root, page_size: request.page_size, page_token: request.page_token };
         let listing = Listing::begin(self.cache.clone(), options).await?;
@@ -185,7 +181,7 @@ impl CasService {
 
     async fn begin_item(
         &self,
-        rule: FunctionRule,
+        rule: DigestRule,
         item: &batch_update_blobs_request::Request,
     ) -> Result<PendingPut, Answer> {
         let digest = request::digest_field(rule, "digest", item.digest.as_ref())?;

@@ -8,8 +8,8 @@
 use std::collections::{HashSet, VecDeque};
 
 use cask_engine::EngineError;
-use cask_index::{Digest, DigestFunction};
-use cask_proto::digest::FunctionRule;
+use cask_index::Digest;
+use cask_proto::digest::DigestRule;
 use cask_proto::reapi::{Directory, GetTreeResponse};
 use prost::Message;
 
@@ -107,7 +107,7 @@ fn page_token_room(root: Digest) -> usize {
 /// The walk itself.
 struct Walk {
     cache: Cache,
-    rule: FunctionRule,
+    rule: DigestRule,
     queue: VecDeque<Digest>,
     seen: HashSet<Digest>,
     /// A walk holds a queue and a set of digests; the budget of walks bounds them over all clients.
@@ -116,7 +116,7 @@ struct Walk {
 
 impl Walk {
     fn new(cache: Cache, root: Digest, slot: Permit) -> Walk {
-        let rule = FunctionRule::Named(root.function());
+        let rule = DigestRule::like(&root);
         Walk { cache, rule, queue: VecDeque::from([root]), seen: HashSet::from([root]), _slot: slot }
     }
 
@@ -173,8 +173,7 @@ impl PageToken {
     fn parse(token: &str, root: Digest) -> Result<PageToken, Answer> {
         let parts = token.split_once(':');
         let parsed = parts.and_then(|(root_part, last_part)| {
-            let function = root.function();
-            Some(PageToken { root: parse_digest(function, root_part)?, last: parse_digest(function, last_part)? })
+            Some(PageToken { root: parse_digest(&root, root_part)?, last: parse_digest(&root, last_part)? })
         });
         match parsed {
             // Compared as text too, so that one place has one token.
@@ -184,13 +183,17 @@ impl PageToken {
     }
 }
 
-fn parse_digest(function: DigestFunction, text: &str) -> Option<Digest> {
+/// Of the function and namespace of `like`.
+fn parse_digest(like: &Digest, text: &str) -> Option<Digest> {
     let (hash, size_bytes) = text.split_once('/')?;
-    Digest::parse_hex(function, hash.as_bytes(), size_bytes.parse().ok()?).ok()
+    let digest = Digest::parse_hex(like.function(), hash.as_bytes(), size_bytes.parse().ok()?).ok()?;
+    Some(digest.within(like.namespace()))
 }
 
 #[cfg(test)]
 mod tests {
+    use cask_index::DigestFunction;
+
     use super::*;
 
     fn digest(byte: u8, size_bytes: u64) -> Digest {

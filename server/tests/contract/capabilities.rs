@@ -1,7 +1,6 @@
 //! Section A: capabilities and what holds for every call.
 //!
-//! Left out: A14 to A16 (identities and mTLS: no access control yet), A17 (blobs are shared between instances until
-//! isolation is a setting). A6 and A7 are conditional: they bite once compression or chunking is advertised.
+//! Left out: A14 to A16 (identities and mTLS: no access control yet); A17 is in `instances`. A6 and A7 are conditional: they bite once compression or chunking is advertised.
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::{
     ActionResult, CacheCapabilities, FindMissingBlobsRequest, ServerCapabilities, compressor, digest_function,

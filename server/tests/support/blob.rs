@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::Digest;
+use cask_index::{DigestFunction, Hasher};
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 
@@ -21,6 +22,12 @@ pub(crate) fn hash_of(data: &[u8]) -> String {
 
 pub(crate) fn digest_of(data: &[u8]) -> Digest {
     Digest { hash: hash_of(data), size_bytes: data.len() as i64 }
+}
+
+/// The digest under any function.
+pub(crate) fn digest_under(function: DigestFunction, data: &[u8]) -> Digest {
+    let digest = Hasher::digest(function, data);
+    Digest { hash: digest.hash_hex(), size_bytes: data.len() as i64 }
 }
 
 /// The digest of a message's canonical encoding.

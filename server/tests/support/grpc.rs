@@ -17,6 +17,7 @@ use bazel_remote_apis::google::bytestream::byte_stream_client::ByteStreamClient;
 use bazel_remote_apis::google::bytestream::{
     QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest,
 };
+use cask_index::DigestFunction;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -24,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-use super::blob::{digest_of, uuid};
+use super::blob::{digest_under, uuid};
 use super::process::Server;
 use super::{HANG_GUARD, within};
 
@@ -36,6 +37,8 @@ pub(crate) const PIECE_BYTES: usize = 64 * 1024;
 pub(crate) struct Cache {
     pub(crate) channel: Channel,
     pub(crate) instance: String,
+    /// Named in requests and, where it must be, in resource names; `None`: left to the hash's length.
+    function: Option<DigestFunction>,
 }
 
 impl Cache {
@@ -46,19 +49,37 @@ impl Cache {
 
     /// As `connect`, with another flow-control window for each stream: what may be under way unread.
     pub(crate) async fn connect_with_window(server: &Server, stream_window_bytes: u32) -> Self {
-        Self { channel: connect(server.address(), stream_window_bytes).await, instance: String::new() }
+        Self { channel: connect(server.address(), stream_window_bytes).await, instance: String::new(), function: None }
     }
 
     /// As `connect`, with a deadline for each call.
     pub(crate) async fn connect_with_deadline(server: &Server, deadline: Duration) -> Self {
         let endpoint = endpoint(server.address(), 1024 * 1024).timeout(deadline);
         let channel = endpoint.connect().await.expect("the server takes a connection");
-        Self { channel, instance: String::new() }
+        Self { channel, instance: String::new(), function: None }
     }
 
     /// The same connection under another instance name.
     pub(crate) fn instance(&self, instance: &str) -> Self {
-        Self { channel: self.channel.clone(), instance: instance.to_owned() }
+        Self { instance: instance.to_owned(), ..self.clone() }
+    }
+
+    /// The same with requests that name a digest function; `store` and `upload` take digests of it.
+    pub(crate) fn under(&self, function: DigestFunction) -> Self {
+        Self { function: Some(function), ..self.clone() }
+    }
+
+    fn function_field(&self) -> i32 {
+        self.function.map_or(0, |function| i32::from(function.wire_number()))
+    }
+
+    /// Functions that a hash's length does not tell have a segment of their own.
+    fn function_segment(&self) -> String {
+        use DigestFunction::{Blake3, GitSha1, Sha256Tree};
+        match self.function {
+            Some(function @ (Blake3 | GitSha1 | Sha256Tree)) => format!("{}/", function.name()),
+            _ => String::new(),
+        }
     }
 
     pub(crate) fn cas(&self) -> ContentAddressableStorageClient<Channel> {
@@ -89,7 +110,7 @@ impl Cache {
     // FindMissingBlobs
 
     pub(crate) async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, Status> {
-        self.find_missing_under(0, digests).await
+        self.find_missing_under(self.function_field(), digests).await
     }
 
     pub(crate) async fn find_missing_under(&self, function: i32, digests: &[Digest]) -> Result<Vec<Digest>, Status> {
@@ -117,8 +138,11 @@ impl Cache {
         &self,
         items: Vec<batch_update_blobs_request::Request>,
     ) -> Result<Vec<(Digest, Code)>, Status> {
-        let request =
-            BatchUpdateBlobsRequest { instance_name: self.instance.clone(), requests: items, digest_function: 0 };
+        let request = BatchUpdateBlobsRequest {
+            instance_name: self.instance.clone(),
+            requests: items,
+            digest_function: self.function_field(),
+        };
         let answer = self.cas().batch_update_blobs(request).await?.into_inner();
         Ok(answer
             .responses
@@ -132,7 +156,7 @@ impl Cache {
 
     /// Stores `data` by a batch of one; anything but OK fails the test.
     pub(crate) async fn store(&self, data: &[u8]) -> Digest {
-        let digest = digest_of(data);
+        let digest = digest_under(self.function.unwrap_or(DigestFunction::Sha256), data);
         let answer = self.batch_update(vec![(digest.clone(), data.to_vec())]).await.expect("BatchUpdateBlobs");
         assert_eq!(answer, [(digest.clone(), Code::Ok)]);
         digest
@@ -159,7 +183,7 @@ impl Cache {
             instance_name: self.instance.clone(),
             digests: digests.to_vec(),
             acceptable_compressors: compressors.iter().map(|&value| value as i32).collect(),
-            digest_function: 0,
+            digest_function: self.function_field(),
         };
         Ok(self.cas().batch_read_blobs(request).await?.into_inner().responses)
     }
@@ -178,7 +202,7 @@ impl Cache {
             root_digest: Some(root.clone()),
             page_size,
             page_token: page_token.to_owned(),
-            digest_function: 0,
+            digest_function: self.function_field(),
         };
         let mut stream = self.cas().get_tree(request).await?.into_inner();
         let mut pages = Vec::new();
@@ -208,12 +232,12 @@ impl Cache {
 
     /// `[instance/]blobs/<hash>/<size>`
     pub(crate) fn read_name(&self, digest: &Digest) -> String {
-        self.name(&format!("blobs/{}/{}", digest.hash, digest.size_bytes))
+        self.name(&format!("blobs/{}{}/{}", self.function_segment(), digest.hash, digest.size_bytes))
     }
 
     /// `[instance/]uploads/<a fresh uuid>/blobs/<hash>/<size>`
     pub(crate) fn write_name(&self, digest: &Digest) -> String {
-        self.name(&format!("uploads/{}/blobs/{}/{}", uuid(), digest.hash, digest.size_bytes))
+        self.name(&format!("uploads/{}/blobs/{}{}/{}", uuid(), self.function_segment(), digest.hash, digest.size_bytes))
     }
 
     pub(crate) fn name(&self, rest: &str) -> String {
@@ -280,7 +304,9 @@ impl Cache {
 
     /// `request` under this client's instance name.
     pub(crate) async fn get_action_with(&self, request: GetActionResultRequest) -> Result<ActionResult, Status> {
-        let request = GetActionResultRequest { instance_name: self.instance.clone(), ..request };
+        let digest_function =
+            if request.digest_function == 0 { self.function_field() } else { request.digest_function };
+        let request = GetActionResultRequest { instance_name: self.instance.clone(), digest_function, ..request };
         Ok(self.action_cache().get_action_result(request).await?.into_inner())
     }
 
@@ -289,6 +315,7 @@ impl Cache {
             instance_name: self.instance.clone(),
             action_digest: Some(action.clone()),
             action_result: Some(result),
+            digest_function: self.function_field(),
             ..Default::default()
         };
         Ok(self.action_cache().update_action_result(request).await?.into_inner())

@@ -32,11 +32,20 @@ pub(crate) struct Options {
     pub(crate) drain_timeout: Option<String>,
     /// The budget of upload bytes, and that of messages.
     pub(crate) max_staged: Option<String>,
+    /// More of the command line, as it is written there.
+    pub(crate) flags: Vec<&'static str>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_size: "256MiB".to_owned(), lease: None, lease_floor: None, drain_timeout: None, max_staged: None }
+        Self {
+            max_size: "256MiB".to_owned(),
+            lease: None,
+            lease_floor: None,
+            drain_timeout: None,
+            max_staged: None,
+            flags: Vec::new(),
+        }
     }
 }
 
@@ -174,6 +183,7 @@ impl Server {
                 command.args([flag, value]);
             }
         }
+        command.args(&self.options.flags);
         // What the developer has set for servers of their own is not for this one.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CASK_") {

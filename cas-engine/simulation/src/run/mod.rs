@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use cask_engine::clock::Clock;
 use cask_engine::{BeginUpload, Completion, Engine, EngineError, EngineStats, OpenError, ReclaimStep, Stepper, Upload};
-use cask_index::{Digest, DigestFunction};
+use cask_index::{Digest, DigestFunction, Namespace};
 
 use crate::checker::Violation;
 use crate::clock::SimClock;
@@ -390,7 +390,9 @@ fn open_store(
 /// Whether the blob is in the index, found in a way that touches nothing.
 fn is_stored(engine: &Engine, digest: &Digest) -> bool {
     digest.is_empty_blob()
-        || engine.find_by_hash(DigestFunction::Sha256, digest.hash()).is_ok_and(|found| found == Some(*digest))
+        || engine
+            .find_by_hash(Namespace::SHARED, DigestFunction::Sha256, digest.hash())
+            .is_ok_and(|found| found == Some(*digest))
 }
 
 /// True when it was read, and rightly.

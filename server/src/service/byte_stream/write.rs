@@ -30,7 +30,7 @@ pub(super) async fn receive(cache: &Cache, mut messages: Streaming<WriteRequest>
         return Err(Status::invalid_argument("the stream ended before its first message"));
     };
     let mut sequence = Sequence::begin(&message)?;
-    let name = request::write_name(&message.resource_name)?;
+    let name = request::write_name(cache, &message.resource_name)?;
     let digest = name.digest;
     let Some(mut upload) = cache.start_upload(name, sequence.next_offset).await.map_err(status::grpc)? else {
         return Ok(digest.size_bytes());

@@ -6,8 +6,9 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 /// The roots; what they import is compiled with them.
-const ROOT_FILES: [&str; 6] = [
+const ROOT_FILES: [&str; 7] = [
     "build/bazel/remote/execution/v2/remote_execution.proto",
+    "build/bazel/remote/logstream/v1/remote_logstream.proto",
     "build/bazel/semver/semver.proto",
     "google/bytestream/bytestream.proto",
     "google/longrunning/operations.proto",

@@ -63,6 +63,9 @@ pub enum WireError {
          or [instance/]compressed-blobs/compressor/[function/]hash/size"
     )]
     NotAReadName(String),
+    /// Has the segment `logstreams`, and is no name of a log stream.
+    #[error("`{0}` is not of the form [instance/]logstreams/id or [instance/]logstreams/id/secret")]
+    NotALogName(String),
     /// Not the name of an upload.
     #[error(
         "`{0}` is not of the form [instance/]uploads/uuid/blobs/[function/]hash/size \

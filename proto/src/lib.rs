@@ -8,10 +8,12 @@ pub mod codec;
 mod compressor;
 pub mod digest;
 mod error;
+mod log_name;
 mod resource_name;
 
 pub use compressor::Compressor;
 pub use error::WireError;
+pub use log_name::{LogName, LogResource};
 pub use resource_name::{InstanceName, ReadName, UploadId, WriteName};
 
 /// Serialized `google.protobuf.FileDescriptorSet` of every package below and its imports, for server reflection.
@@ -24,6 +26,7 @@ mod generated {
 }
 
 pub use generated::build::bazel::remote::execution::v2 as reapi;
+pub use generated::build::bazel::remote::logstream::v1 as logstream;
 pub use generated::build::bazel::semver;
 pub use generated::google::bytestream;
 pub use generated::google::longrunning;

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::access::instances::InstanceError;
-use crate::cache::{ActionError, StartError};
+use crate::cache::{ActionError, LogError, StartError};
 
 /// An index is filled in seconds, whatever its size.
 const LOADING_RETRY: Duration = Duration::from_secs(1);
@@ -51,6 +51,18 @@ impl From<&ActionError> for Answer {
         match error {
             ActionError::Invalid(_) => Answer::invalid(error.to_string()),
             ActionError::Engine(error) => error.into(),
+        }
+    }
+}
+
+impl From<&LogError> for Answer {
+    fn from(error: &LogError) -> Answer {
+        match error {
+            LogError::Unknown => Answer { message: error.to_string(), ..(&EngineError::NotFound).into() },
+            LogError::Offset { .. } => Answer::invalid(error.to_string()),
+            LogError::Finished | LogError::TooLong { .. } => Answer::precondition(error.to_string()),
+            LogError::TooMany { .. } => Answer::exhausted(error.to_string()),
+            LogError::Engine(error) => error.into(),
         }
     }
 }

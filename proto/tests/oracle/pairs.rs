@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use cask_proto::{FILE_DESCRIPTOR_SET, bytestream, longrunning, reapi, rpc, semver};
+use cask_proto::{FILE_DESCRIPTOR_SET, bytestream, logstream, longrunning, reapi, rpc, semver};
 use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, EnumDescriptor, MessageDescriptor};
 
@@ -87,6 +87,10 @@ pub(crate) fn all() -> (Vec<MessagePair>, Vec<EnumPair>) {
             "SymlinkAbsolutePathStrategy.Value" => symlink_absolute_path_strategy::Value,
             "Compressor.Value" => compressor::Value,
         }
+    }
+    pairs! { messages, enums, logstream, bazel_remote_apis::build::bazel::remote::logstream::v1;
+        messages { CreateLogStreamRequest, LogStream }
+        enums {}
     }
     pairs! { messages, enums, semver, bazel_remote_apis::build::bazel::semver; messages { SemVer } enums {} }
     pairs! { messages, enums, bytestream, bazel_remote_apis::google::bytestream;

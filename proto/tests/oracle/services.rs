@@ -12,6 +12,7 @@ use bazel_remote_apis::{
         action_cache_client::ActionCacheClient, capabilities_client::CapabilitiesClient,
         content_addressable_storage_client::ContentAddressableStorageClient, execution_client::ExecutionClient,
     },
+    build::bazel::remote::logstream::v1::log_stream_service_client::LogStreamServiceClient,
     google::{bytestream::byte_stream_client::ByteStreamClient, longrunning::operations_client::OperationsClient},
 };
 use prost::Message;
@@ -71,6 +72,7 @@ async fn their_clients_call_exactly_our_methods() {
         find_missing_blobs unary, batch_update_blobs unary, batch_read_blobs unary, get_tree from_server,
         split_blob unary, get_chunk_mapping from_server, splice_blob unary, register_chunk_mapping from_client);
     call!(CapabilitiesClient: get_capabilities unary);
+    call!(LogStreamServiceClient: create_log_stream unary);
     call!(ByteStreamClient: read from_server, write from_client, query_write_status unary);
     call!(OperationsClient:
         list_operations unary, get_operation unary, delete_operation unary, cancel_operation unary,

@@ -100,6 +100,11 @@ impl Instance {
         &self.name
     }
 
+    /// Where its blobs are looked up.
+    pub(crate) fn namespace(&self) -> Namespace {
+        self.terms.namespace
+    }
+
     /// The function that its clients mean when they name none and the hash's length allows it.
     pub(crate) fn preferred_function(&self) -> Option<DigestFunction> {
         self.terms.preferred

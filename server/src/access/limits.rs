@@ -57,6 +57,8 @@ pub(crate) struct Limits {
     pub(crate) tree_page_directories_max: usize,
     /// Trees of action results being opened at once: each may be held decoded.
     pub(crate) concurrent_trees_max: usize,
+    /// Logs that are being written: each holds up to 128 KiB.
+    pub(crate) open_logs_max: usize,
     /// `GetTree` listings open at once. Apart from the above, because a client that does not read on holds its listing.
     pub(crate) concurrent_listings_max: usize,
 }
@@ -88,6 +90,7 @@ impl Default for Limits {
             tree_digests_max: 512 * 1024,
             tree_page_directories_max: 1000,
             concurrent_trees_max: 32,
+            open_logs_max: 1024,
             concurrent_listings_max: 32,
         }
     }

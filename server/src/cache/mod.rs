@@ -3,6 +3,7 @@
 
 mod action;
 mod closure;
+mod logs;
 mod parking;
 mod read;
 mod resumable;
@@ -17,6 +18,8 @@ use cask_index::DigestFunction;
 use tokio::task::JoinError;
 
 pub(crate) use self::action::{ActionError, InlineOptions};
+pub(crate) use self::logs::LogError;
+use self::logs::OpenLogs;
 use self::parking::Parking;
 pub(crate) use self::read::BlobStream;
 pub(crate) use self::resumable::StartError;
@@ -50,13 +53,16 @@ struct Shared {
     limits: Limits,
     budgets: Budgets,
     parking: Parking<StagedUpload>,
+    open_logs: OpenLogs,
 }
 
 impl Cache {
     pub(crate) fn new(engine: Engine, instances: Instances, limits: Limits) -> Cache {
         let budgets = Budgets::new(&limits);
         let parking = Parking::new(limits.parked_uploads_max, limits.parked_bytes_max, limits.parked_age_max);
-        Cache { shared: Arc::new(Shared { engine, instances, limits, budgets, parking }) }
+        Cache {
+            shared: Arc::new(Shared { engine, instances, limits, budgets, parking, open_logs: OpenLogs::default() }),
+        }
     }
 
     pub(crate) fn engine(&self) -> &Engine {

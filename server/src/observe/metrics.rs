@@ -25,13 +25,14 @@ pub(crate) struct EdgeGauges {
     budgets: [(&'static str, usize, usize); 8],
     parked_uploads: usize,
     parked_bytes: usize,
+    open_logs: usize,
 }
 
 impl EdgeGauges {
     pub(crate) fn of(cache: &Cache) -> EdgeGauges {
         let (parked_uploads, parked_bytes) = cache.parked();
         let budgets = cache.budgets().all().map(|(name, budget)| (name, budget.used(), budget.limit()));
-        EdgeGauges { budgets, parked_uploads, parked_bytes }
+        EdgeGauges { budgets, parked_uploads, parked_bytes, open_logs: cache.open_log_count() }
     }
 }
 
@@ -75,6 +76,12 @@ pub(crate) fn exposition(
         edge.parked_uploads as f64,
     );
     page.single("cask_parked_bytes", Gauge, "Bytes of staging that they hold.", edge.parked_bytes as f64);
+    page.single(
+        "cask_logs_open",
+        Gauge,
+        "Log streams that are being written; each holds up to 128 KiB.",
+        edge.open_logs as f64,
+    );
     page.single(
         "cask_connections",
         Gauge,
@@ -278,7 +285,7 @@ mod tests {
         requests.count_http(HttpRoute::Cas, &Method::GET, StatusCode::NOT_FOUND);
         drop(requests.begin_grpc("/nobody/knows"));
         let stats = EngineStats { disk_bytes: 50 << 30, ..EngineStats::default() };
-        let edge = EdgeGauges { budgets: [("things", 3, 10); 8], parked_uploads: 1, parked_bytes: 2 };
+        let edge = EdgeGauges { budgets: [("things", 3, 10); 8], parked_uploads: 1, parked_bytes: 2, open_logs: 3 };
         let page = exposition(&stats, &edge, &requests, 1_700_000_000.5);
 
         let mut families = std::collections::HashSet::new();

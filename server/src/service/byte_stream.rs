@@ -1,5 +1,6 @@
 //! `google.bytestream.ByteStream`: blobs as streams.
 
+mod log;
 mod write;
 
 use std::pin::Pin;
@@ -9,20 +10,24 @@ use cask_proto::bytestream::{
     QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
 };
 use futures_util::{Stream, stream};
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::health::Readiness;
 use super::request;
 use crate::cache::Cache;
 use crate::status;
 
 /// The service, with its message limits set.
-pub(crate) fn server(cache: Cache) -> ByteStreamServer<ByteStreamService> {
+pub(crate) fn server(cache: Cache, readiness: watch::Receiver<Readiness>) -> ByteStreamServer<ByteStreamService> {
     let message_size_bytes_max = cache.limits().message_size_bytes_max;
-    ByteStreamServer::new(ByteStreamService { cache }).max_decoding_message_size(message_size_bytes_max)
+    ByteStreamServer::new(ByteStreamService { cache, readiness }).max_decoding_message_size(message_size_bytes_max)
 }
 
 pub(crate) struct ByteStreamService {
     cache: Cache,
+    /// Readers of logs wait for more, but not for longer than the server lives.
+    readiness: watch::Receiver<Readiness>,
 }
 
 #[tonic::async_trait]
@@ -31,6 +36,10 @@ impl ByteStream for ByteStreamService {
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
+        if let Some(log) = log::resource(&self.cache, &request.resource_name)? {
+            let chunks = log::read(&self.cache, self.readiness.clone(), log, &request).await?;
+            return Ok(Response::new(Box::pin(chunks)));
+        }
         let digest = request::read_name(&self.cache, &request.resource_name)?.digest;
         let offset = u64::try_from(request.read_offset)
             .ok()
@@ -52,7 +61,7 @@ impl ByteStream for ByteStreamService {
     }
 
     async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
-        let committed_size = write::receive(&self.cache, request.into_inner()).await?;
+        let committed_size = write::receive(&self.cache, self.readiness.clone(), request.into_inner()).await?;
         Ok(Response::new(WriteResponse { committed_size: committed_size as i64 }))
     }
 
@@ -60,7 +69,11 @@ impl ByteStream for ByteStreamService {
         &self,
         request: Request<QueryWriteStatusRequest>,
     ) -> Result<Response<QueryWriteStatusResponse>, Status> {
-        let name = request::write_name(&self.cache, &request.into_inner().resource_name)?;
+        let request = request.into_inner();
+        if let Some(log) = log::resource(&self.cache, &request.resource_name)? {
+            return Ok(Response::new(log::write_status(&self.cache, log).await?));
+        }
+        let name = request::write_name(&self.cache, &request.resource_name)?;
         // Asked in this order: an upload is known by its name until its blob is present, so the answer never falls.
         let received_bytes = self.cache.query_upload(&name);
         let response = if self.cache.engine().contains(&name.digest).map_err(status::grpc)? {

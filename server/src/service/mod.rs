@@ -5,6 +5,7 @@ pub(crate) mod byte_stream;
 pub(crate) mod capabilities;
 pub(crate) mod cas;
 pub(crate) mod health;
+pub(crate) mod log_stream;
 mod request;
 mod tree;
 
@@ -43,8 +44,9 @@ pub(crate) fn routes(cache: &Cache, readiness: watch::Receiver<Readiness>) -> Ro
     let mut assembly = Assembly::default();
     assembly.add(capabilities::server(cache));
     assembly.add(cas::server(cache.clone()));
-    assembly.add(byte_stream::server(cache.clone()));
+    assembly.add(byte_stream::server(cache.clone(), readiness.clone()));
     assembly.add(action_cache::server(cache.clone()));
+    assembly.add(log_stream::server(cache.clone()));
     assembly.add(health::server(readiness, assembly.names.clone()));
 
     // Only what is served is listed: the descriptor sets know more services than this server has.

@@ -1,6 +1,6 @@
 //! Section L, its gRPC half: health and reflection.
 //!
-//! Left out: L1 to L11 and L14, L15 (log streams, bots and build events: services of later steps).
+//! Left out: L1 to L5 (`log_stream`), L6 to L11 and L14, L15 (bots and build events: services of later steps).
 
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -14,10 +14,11 @@ use crate::support::process::Options;
 use crate::support::within;
 use crate::{start, start_with};
 
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "build.bazel.remote.execution.v2.Capabilities",
     "build.bazel.remote.execution.v2.ContentAddressableStorage",
     "build.bazel.remote.execution.v2.ActionCache",
+    "build.bazel.remote.logstream.v1.LogStreamService",
     "google.bytestream.ByteStream",
 ];
 

@@ -24,6 +24,7 @@ mod health;
 mod http_cache;
 mod instances;
 mod known_faults;
+mod log_stream;
 mod read;
 mod robustness;
 mod write;

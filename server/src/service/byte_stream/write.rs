@@ -13,9 +13,11 @@
 use std::time::Duration;
 
 use cask_proto::bytestream::WriteRequest;
+use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
 use crate::cache::{Cache, too_slow};
+use crate::service::health::Readiness;
 use crate::service::request;
 use crate::status;
 
@@ -24,11 +26,18 @@ use crate::status;
 const HALF_CLOSE_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Receives one stream; returns the committed size.
-pub(super) async fn receive(cache: &Cache, mut messages: Streaming<WriteRequest>) -> Result<u64, Status> {
+pub(super) async fn receive(
+    cache: &Cache,
+    readiness: watch::Receiver<Readiness>,
+    mut messages: Streaming<WriteRequest>,
+) -> Result<u64, Status> {
     let idle_max = cache.limits().upload_idle_max;
     let Some(mut message) = within(idle_max, messages.message()).await? else {
         return Err(Status::invalid_argument("the stream ended before its first message"));
     };
+    if let Some((_, log)) = super::log::resource(cache, &message.resource_name)? {
+        return super::log::write(cache, readiness, log, message, &mut messages).await;
+    }
     let mut sequence = Sequence::begin(&message)?;
     let name = request::write_name(cache, &message.resource_name)?;
     let digest = name.digest;
@@ -66,7 +75,7 @@ pub(super) async fn receive(cache: &Cache, mut messages: Streaming<WriteRequest>
     let stored = async { upload.finish().await.map_err(status::grpc) };
     let nothing_follows = async {
         match tokio::time::timeout(HALF_CLOSE_WAIT_MAX, messages.message()).await {
-            Ok(Ok(Some(after))) => sequence.accept(&after).map_err(Status::from),
+            Ok(Ok(Some(after))) => sequence.accept(&after).map(|_| ()).map_err(Status::from),
             // Half-closed, gone, or in no hurry to be either.
             Ok(Ok(None) | Err(_)) | Err(_) => Ok(()),
         }
@@ -90,7 +99,7 @@ async fn within(
 
 /// Checks that the messages of a stream belong together and follow each other.
 #[derive(Debug)]
-struct Sequence {
+pub(super) struct Sequence {
     name: String,
     next_offset: u64,
     is_finished: bool,
@@ -98,7 +107,7 @@ struct Sequence {
 
 /// What is wrong with a message's place in its stream. All permanent.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum SequenceFault {
+pub(super) enum SequenceFault {
     #[error("the first message has no resource_name")]
     NameMissing,
     #[error("resource_name changed within the stream")]
@@ -119,7 +128,7 @@ impl From<SequenceFault> for Status {
 
 impl Sequence {
     /// Takes name and offset from the first message, which still has to be accepted like the others.
-    fn begin(first: &WriteRequest) -> Result<Sequence, SequenceFault> {
+    pub(super) fn begin(first: &WriteRequest) -> Result<Sequence, SequenceFault> {
         if first.resource_name.is_empty() {
             return Err(SequenceFault::NameMissing);
         }
@@ -128,7 +137,8 @@ impl Sequence {
         Ok(Sequence { name: first.resource_name.clone(), next_offset, is_finished: false })
     }
 
-    fn accept(&mut self, message: &WriteRequest) -> Result<(), SequenceFault> {
+    /// Where the message's data belongs.
+    pub(super) fn accept(&mut self, message: &WriteRequest) -> Result<u64, SequenceFault> {
         if self.is_finished {
             return Err(SequenceFault::AfterFinish);
         }
@@ -138,9 +148,15 @@ impl Sequence {
         if u64::try_from(message.write_offset) != Ok(self.next_offset) {
             return Err(SequenceFault::Offset { expected: self.next_offset, found: message.write_offset });
         }
+        let offset = self.next_offset;
         self.next_offset += message.data.len() as u64;
         self.is_finished = message.finish_write;
-        Ok(())
+        Ok(offset)
+    }
+
+    /// Where the next message's data belongs.
+    pub(super) fn next_offset(&self) -> u64 {
+        self.next_offset
     }
 }
 

@@ -43,6 +43,7 @@ impl Dispatch {
 
     async fn answer_grpc(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let path = request.uri().path();
+        crate::observe::invocation::log_call(path, request.headers());
         let mut call = self.requests.begin_grpc(path);
         let message_size_bytes_max = crate::service::message_size_bytes_max(path, self.cache.limits());
         let paid = Paid::default();

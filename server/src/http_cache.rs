@@ -4,6 +4,7 @@
 //! budgets. Called by the dispatcher for every request that is neither gRPC nor a page; never sees sockets.
 
 mod body;
+mod json;
 mod target;
 
 use bytes::Bytes;
@@ -149,7 +150,15 @@ impl HttpCache {
                     self.cache.get_action_result(instance.name().as_str(), &digest, InlineOptions::default()).await?;
                 let room = self.cache.answer_room(result.encoded_len()).await?;
                 // For HEAD hyper keeps the length and leaves the body away.
-                let mut response = bytes_response(result.encode_to_vec().into());
+                let mut response = if json::is_wanted(&parts.headers) {
+                    let mut response = bytes_response(json::of_result(result).into());
+                    let json = HeaderValue::from_static("application/json");
+                    response.headers_mut().insert(header::CONTENT_TYPE, json);
+                    response
+                } else {
+                    bytes_response(result.encode_to_vec().into())
+                };
+                response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
                 response.extensions_mut().insert(room);
                 Ok(response)
             }

@@ -223,6 +223,39 @@ async fn e09_a_large_tree_is_split_over_messages() {
     }
 }
 
+/// Fault 39: a hundred thousand directories in a thousand pages, the listing's own memory being two sets of digests.
+#[tokio::test]
+async fn e09_a_hundred_thousand_directories_cost_little_memory() {
+    let (server, cache) = start().await;
+    let mut branches = Vec::new();
+    for branch in 0..320 {
+        let leaves: Vec<Directory> = (0..312).map(|leaf| directory(&[], &[&format!("{branch}-{leaf}")])).collect();
+        let names: Vec<String> = (0..312).map(|leaf| format!("{leaf:03}")).collect();
+        let digests: Vec<Digest> = leaves.iter().map(digest_of_message).collect();
+        let children: Vec<_> = names.iter().map(String::as_str).zip(&digests).collect();
+        let mut batch: Vec<_> = digests.iter().cloned().zip(leaves.iter().map(Message::encode_to_vec)).collect();
+        let above = directory(&children, &[]);
+        branches.push((format!("{branch:03}"), digest_of_message(&above)));
+        batch.push((digest_of_message(&above), above.encode_to_vec()));
+        cache.batch_update(batch).await.expect("BatchUpdateBlobs");
+    }
+    let children: Vec<_> = branches.iter().map(|(name, digest)| (name.as_str(), digest)).collect();
+    let root = cache.store_message(&directory(&children, &[])).await;
+
+    let before = server.anonymous_memory_bytes();
+    let request = GetTreeRequest { root_digest: Some(root), page_size: 100, ..GetTreeRequest::default() };
+    let mut stream = cache.cas().get_tree(request).await.expect("GetTree").into_inner();
+    let (mut pages, mut directories, mut most) = (0, 0, before);
+    while let Some(page) = within("a page", stream.message()).await.expect("a page") {
+        (pages, directories) = (pages + 1, directories + page.directories.len());
+        if pages % 100 == 0 {
+            most = most.max(server.anonymous_memory_bytes());
+        }
+    }
+    assert_eq!((pages, directories), (1002, 1 + 320 + 320 * 312));
+    assert!(most - before < 64 << 20, "{} MiB more", (most - before) >> 20);
+}
+
 #[tokio::test]
 async fn e10_a_root_that_is_no_directory_is_refused() {
     let (_server, cache) = start().await;

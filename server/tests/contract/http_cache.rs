@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::ActionResult;
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::Full;
 use prost::Message;
 use tokio::task::JoinSet;
 
 use super::action_cache::{action, output_file, result};
 use crate::support::blob::{absent_digest, blob, bytes, digest_of, empty_digest, malformed_hashes};
 use crate::support::grpc::{Cache, code};
-use crate::support::http::request;
+use crate::support::http::{request, send};
 use crate::support::process::{Options, Server};
 use crate::{start, start_with};
 
@@ -141,6 +142,25 @@ async fn l17_a_result_must_parse() {
     }
     assert_eq!(request(&server, Method::GET, &path, "").await.status, StatusCode::NOT_FOUND);
     assert!(cache.get_action(&action(190)).await.is_err());
+}
+
+#[tokio::test]
+async fn l17_a_result_is_shown_as_json_to_who_asks_for_it() {
+    let (server, cache) = start().await;
+    cache
+        .update_action(&action(195), ActionResult { exit_code: 7, ..result("json") })
+        .await
+        .expect("UpdateActionResult");
+    let url = format!("/ac/{}", action(195).hash);
+    for (accept, is_json) in [("application/json", true), ("*/*", false)] {
+        let asked = Request::get(&url).header(header::ACCEPT, accept).body(Full::default()).expect("a request");
+        let answer = send(&server, asked).await.expect("an answer");
+        assert_eq!((answer.status, answer.headers[header::VARY].as_bytes()), (StatusCode::OK, &b"accept"[..]));
+        let text = String::from_utf8_lossy(&answer.body);
+        assert_eq!(text.contains("\"exitCode\": 7"), is_json, "{accept}: {text}");
+        let named = answer.headers[header::CONTENT_TYPE] == "application/json";
+        assert_eq!(named, is_json, "{accept}");
+    }
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer};
 pub(crate) use byte_size::ByteSize;
 pub(crate) use disk_space::DiskSpace;
 pub(crate) use file::FileError;
-pub(crate) use instance_setting::{CasSharing, InstanceSetting};
+pub(crate) use instance_setting::{ActionAccess, CasSharing, InstanceSetting};
 pub(crate) use time_span::TimeSpan;
 
 use crate::transport::listen::ListenAddress;
@@ -59,7 +59,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "HOW", env = "CASK_DISK_ADAPTER", value_enum, hide_possible_values = true)]
     pub(crate) disk_adapter: Option<DiskAdapter>,
 
-    /// Serve these instances and no others: NAME[,cas=isolated][,digest-function=blake3]. * is every name without an entry.
+    /// Serve these instances and no others: NAME[,cas=isolated][,actions=read-only][,digest-function=blake3]. * is every name without an entry.
     /// May be repeated [default: *]
     #[arg(long, value_name = "INSTANCE", env = "CASK_INSTANCE", value_delimiter = ';')]
     pub(crate) instance: Option<Vec<InstanceSetting>>,

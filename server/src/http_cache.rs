@@ -163,6 +163,7 @@ impl HttpCache {
                 Ok(response)
             }
             (TargetKind::ActionResult, &Method::PUT) => {
+                instance.require_action_writes().map_err(|refused| Refusal::Answer((&refused).into()))?;
                 plain(&parts.headers)?;
                 let limit_bytes = self.cache.limits().message_size_bytes_max;
                 let too_large = Refusal::ResultTooLarge { limit_bytes };

@@ -11,7 +11,7 @@ use http::StatusCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::access::instances::InstanceError;
+use crate::access::instances::{InstanceError, ReadOnly};
 use crate::cache::{ActionError, LogError, StartError};
 
 /// An index is filled in seconds, whatever its size.
@@ -86,6 +86,17 @@ impl From<&StartError> for Answer {
 impl From<&InstanceError> for Answer {
     fn from(error: &InstanceError) -> Answer {
         Answer::invalid(error.to_string())
+    }
+}
+
+impl From<&ReadOnly> for Answer {
+    fn from(error: &ReadOnly) -> Answer {
+        Answer {
+            grpc: Code::PermissionDenied,
+            http: StatusCode::FORBIDDEN,
+            retry_after: None,
+            message: error.to_string(),
+        }
     }
 }
 

@@ -10,12 +10,15 @@ use cask_index::{Digest, DigestFunction, Namespace};
 use cask_proto::digest::{DigestRule, FunctionRule};
 use cask_proto::{InstanceName, ReadName, WireError, WriteName};
 
+use crate::config::ActionAccess;
+
 /// What holds for an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Terms {
     pub(crate) namespace: Namespace,
     /// Of hashes of its length, in requests that name no function.
     pub(crate) preferred: Option<DigestFunction>,
+    pub(crate) actions: ActionAccess,
 }
 
 /// A request's instance.
@@ -33,6 +36,11 @@ pub(crate) enum InstanceError {
     #[error("instance `{0}` is not served here")]
     Unknown(InstanceName),
 }
+
+/// Action results are not taken here. Permanent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("action results of instance `{0}` are read only")]
+pub(crate) struct ReadOnly(InstanceName);
 
 /// The instances this server has.
 #[derive(Clone, Debug)]
@@ -110,6 +118,17 @@ impl Instance {
         self.terms.preferred
     }
 
+    /// Whether action results may be stored in it.
+    pub(crate) fn takes_action_results(&self) -> bool {
+        self.terms.actions == ActionAccess::ReadWrite
+    }
+
+    /// # Errors
+    /// [`ReadOnly`] where they may not.
+    pub(crate) fn require_action_writes(&self) -> Result<(), ReadOnly> {
+        if self.takes_action_results() { Ok(()) } else { Err(ReadOnly(self.name.clone())) }
+    }
+
     /// The rule of a request with this `digest_function` field: refused at once when it names one that is not served, so that
     /// even a request without digests is.
     pub(crate) fn digest_rule(&self, digest_function: i32) -> Result<DigestRule, WireError> {
@@ -139,7 +158,8 @@ mod tests {
     }
 
     fn listed() -> Instances {
-        let apart = Terms { namespace: Namespace::from_number(7), preferred: Some(DigestFunction::Blake3) };
+        let apart =
+            Terms { namespace: Namespace::from_number(7), preferred: Some(DigestFunction::Blake3), ..Terms::default() };
         Instances::new(HashMap::from([(name("team/a"), apart), (name(""), Terms::default())]), None)
     }
 

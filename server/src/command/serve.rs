@@ -195,9 +195,9 @@ fn instances(engine: &Engine, config: &Config) -> Result<Instances, Failure> {
     }
     let (mut listed, mut others) = (HashMap::new(), None);
     for setting in &config.instances {
-        let preferred = setting.digest_function;
+        let (preferred, actions) = (setting.digest_function, setting.actions);
         let Some(name) = &setting.name else {
-            others = Some(Terms { namespace: Namespace::SHARED, preferred });
+            others = Some(Terms { namespace: Namespace::SHARED, preferred, actions });
             continue;
         };
         let namespace = match setting.sharing {
@@ -206,7 +206,7 @@ fn instances(engine: &Engine, config: &Config) -> Result<Instances, Failure> {
                 .namespace(name.as_str())
                 .map_err(|error| Failure::Run(format!("cannot isolate the instance \"{name}\": {error}")))?,
         };
-        listed.insert(name.clone(), Terms { namespace, preferred });
+        listed.insert(name.clone(), Terms { namespace, preferred, actions });
     }
     Ok(Instances::new(listed, others))
 }

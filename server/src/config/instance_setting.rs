@@ -1,4 +1,4 @@
-//! One entry of the list of instances: `NAME[,cas=isolated][,digest-function=FUNCTION]`. `*` stands for all names that have no
+//! One entry of the list of instances: `NAME[,cas=isolated][,actions=read-only][,digest-function=FUNCTION]`. `*` stands for all names that have no
 //! entry of their own; the name may be empty, which is the instance of clients that name none.
 
 use std::str::FromStr;
@@ -13,7 +13,17 @@ pub(crate) struct InstanceSetting {
     /// `None`: all that have no entry.
     pub(crate) name: Option<InstanceName>,
     pub(crate) sharing: CasSharing,
+    pub(crate) actions: ActionAccess,
     pub(crate) digest_function: Option<DigestFunction>,
+}
+
+/// Who may store action results in an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ActionAccess {
+    #[default]
+    ReadWrite,
+    /// Nobody: they are read only. For instances whose results others fill.
+    ReadOnly,
 }
 
 /// Whose blobs an instance sees.
@@ -25,7 +35,8 @@ pub(crate) enum CasSharing {
     Isolated,
 }
 
-const FORM: &str = "write NAME[,cas=shared|isolated][,digest-function=sha256|blake3|...], NAME being * for all others";
+const FORM: &str = "write NAME[,cas=shared|isolated][,actions=read-write|read-only][,digest-function=sha256|blake3|...], \
+                    NAME being * for all others";
 
 impl FromStr for InstanceSetting {
     type Err = String;
@@ -36,7 +47,7 @@ impl FromStr for InstanceSetting {
             "*" => None,
             name => Some(InstanceName::parse(name).map_err(|error| error.to_string())?),
         };
-        let (mut sharing, mut digest_function) = (None, None);
+        let (mut sharing, mut actions, mut digest_function) = (None, None, None);
         for part in parts {
             let (key, value) = part.split_once('=').ok_or_else(|| format!("`{part}` is no setting; {FORM}"))?;
             let is_new = match key {
@@ -47,6 +58,14 @@ impl FromStr for InstanceSetting {
                         _ => return Err(format!("`{value}` is neither shared nor isolated")),
                     };
                     sharing.replace(value).is_none()
+                }
+                "actions" => {
+                    let value = match value {
+                        "read-write" => ActionAccess::ReadWrite,
+                        "read-only" => ActionAccess::ReadOnly,
+                        _ => return Err(format!("`{value}` is neither read-write nor read-only")),
+                    };
+                    actions.replace(value).is_none()
                 }
                 "digest-function" => {
                     let function = DigestFunction::from_name(value)
@@ -63,7 +82,8 @@ impl FromStr for InstanceSetting {
         if name.is_none() && sharing == CasSharing::Isolated {
             return Err("`*` cannot be isolated: name each instance whose blobs are to be kept apart".to_owned());
         }
-        Ok(Self { name, sharing, digest_function })
+        let actions = actions.unwrap_or(ActionAccess::ReadWrite);
+        Ok(Self { name, sharing, actions, digest_function })
     }
 }
 
@@ -79,25 +99,36 @@ impl<'de> Deserialize<'de> for InstanceSetting {
 
 #[cfg(test)]
 mod tests {
+    use super::ActionAccess::{ReadOnly, ReadWrite};
     use super::CasSharing::{Isolated, Shared};
     use super::*;
 
     #[test]
     fn what_is_written_is_meant() {
-        let setting = |name: Option<&str>, sharing, digest_function| {
+        let setting = |name: Option<&str>, sharing, actions, digest_function| {
             let name = name.map(|name| InstanceName::parse(name).unwrap());
-            Ok(InstanceSetting { name, sharing, digest_function })
+            Ok(InstanceSetting { name, sharing, actions, digest_function })
         };
         for (text, expected) in [
-            ("main", setting(Some("main"), Shared, None)),
-            ("", setting(Some(""), Shared, None)),
-            ("*,digest-function=blake3", setting(None, Shared, Some(DigestFunction::Blake3))),
-            ("team/a,cas=isolated", setting(Some("team/a"), Isolated, None)),
-            ("a,digest-function=sha1,cas=shared", setting(Some("a"), Shared, Some(DigestFunction::Sha1))),
+            ("main", setting(Some("main"), Shared, ReadWrite, None)),
+            ("", setting(Some(""), Shared, ReadWrite, None)),
+            ("*,digest-function=blake3", setting(None, Shared, ReadWrite, Some(DigestFunction::Blake3))),
+            ("team/a,cas=isolated", setting(Some("team/a"), Isolated, ReadWrite, None)),
+            ("a,digest-function=sha1,cas=shared", setting(Some("a"), Shared, ReadWrite, Some(DigestFunction::Sha1))),
+            ("a,actions=read-only", setting(Some("a"), Shared, ReadOnly, None)),
         ] {
             assert_eq!(text.parse::<InstanceSetting>(), expected, "{text}");
         }
-        for text in ["a//b", "a,cas", "a,cas=", "a,cas=none", "a,size=3", "a,cas=shared,cas=shared", "*,cas=isolated"] {
+        for text in [
+            "a//b",
+            "a,cas",
+            "a,cas=",
+            "a,cas=none",
+            "a,size=3",
+            "a,cas=shared,cas=shared",
+            "*,cas=isolated",
+            "a,actions=no",
+        ] {
             assert!(text.parse::<InstanceSetting>().is_err(), "{text}");
         }
     }

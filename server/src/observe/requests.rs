@@ -31,7 +31,8 @@ pub(crate) const GRPC_CODES: [&str; 17] = [
 ];
 
 /// What the HTTP side answers with; the last stands for any other.
-const HTTP_CODES: [&str; 12] = ["200", "400", "404", "405", "408", "411", "413", "415", "500", "503", "507", "other"];
+const HTTP_CODES: [&str; 13] =
+    ["200", "400", "403", "404", "405", "408", "411", "413", "415", "500", "503", "507", "other"];
 
 const HTTP_METHODS: [&str; 4] = ["GET", "HEAD", "PUT", "other"];
 

@@ -50,6 +50,7 @@ impl ActionCache for ActionCacheService {
         let instance = request::instance(&self.cache, &request.instance_name)?;
         let rule = instance.digest_rule(request.digest_function).map_err(status::answer_of)?;
         let action = request::digest_field(rule, "action_digest", request.action_digest.as_ref())?;
+        instance.require_action_writes().map_err(status::grpc)?;
         let result = request.action_result.ok_or_else(|| Status::invalid_argument("`action_result` is not set"))?;
         let stored =
             self.cache.put_action_result(instance.name().as_str(), &action, result).await.map_err(status::grpc)?;

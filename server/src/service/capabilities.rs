@@ -20,7 +20,7 @@ pub(crate) fn server(cache: &Cache) -> CapabilitiesServer<CapabilitiesService> {
 
 pub(crate) struct CapabilitiesService {
     cache: Cache,
-    /// The same for all instances but for the order of the digest functions.
+    /// Of an instance without wishes of its own.
     served: ServerCapabilities,
 }
 
@@ -32,10 +32,13 @@ impl Capabilities for CapabilitiesService {
     ) -> Result<Response<ServerCapabilities>, Status> {
         let instance = request::instance(&self.cache, &request.get_ref().instance_name)?;
         let mut served = self.served.clone();
-        if let (Some(preferred), Some(cache)) = (instance.preferred_function(), &mut served.cache_capabilities) {
-            // Some clients take the first.
-            let preferred = function_field(preferred);
-            cache.digest_functions.sort_by_key(|function| *function != preferred);
+        if let Some(cache) = &mut served.cache_capabilities {
+            if let Some(preferred) = instance.preferred_function().map(function_field) {
+                // Some clients take the first.
+                cache.digest_functions.sort_by_key(|function| *function != preferred);
+            }
+            let update_enabled = instance.takes_action_results();
+            cache.action_cache_update_capabilities = Some(ActionCacheUpdateCapabilities { update_enabled });
         }
         Ok(Response::new(served))
     }

@@ -97,3 +97,22 @@ async fn i16_results_are_apart_by_instance_and_blobs_are_shared() {
     assert!(b.is_present(&digest).await);
     assert_eq!(code(&b.get_action(&digest).await), Code::NotFound);
 }
+
+/// Results that somebody else fills: read by all, stored by nobody, and the capabilities say so. Blobs are taken all the same.
+#[tokio::test]
+async fn a14_read_only_action_results_are_advertised_and_refused_for_good() {
+    let (server, cache) = with_instances("shown,actions=read-only;*").await;
+    let (shown, digest) = (cache.instance("shown"), digest_of(b"an action"));
+    for (cache, update_enabled) in [(&shown, false), (&cache, true)] {
+        let capabilities =
+            cache.capabilities().await.expect("GetCapabilities").cache_capabilities.expect("of the cache");
+        let updates = capabilities.action_cache_update_capabilities.expect("of updates");
+        assert_eq!(updates.update_enabled, update_enabled);
+    }
+    let outcome = shown.update_action(&digest, ActionResult { exit_code: 1, ..Default::default() }).await;
+    assert_eq!(code(&outcome), Code::PermissionDenied);
+    let path = format!("/shown/ac/{}", digest.hash);
+    assert_eq!(request(&server, Method::PUT, &path, vec![0x20, 1]).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(code(&shown.get_action(&digest).await), Code::NotFound);
+    shown.store(b"a blob").await;
+}

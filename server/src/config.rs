@@ -61,8 +61,8 @@ pub(crate) struct Settings {
 
     /// Serve these instances and no others: NAME[,cas=isolated][,actions=read-only][,digest-function=blake3]. * is every name without an entry.
     /// May be repeated [default: *]
-    #[arg(long, value_name = "INSTANCE", env = "CASK_INSTANCE", value_delimiter = ';')]
-    pub(crate) instance: Option<Vec<InstanceSetting>>,
+    #[arg(long, alias = "instance", value_name = "INSTANCE", env = "CASK_INSTANCES", value_delimiter = ';')]
+    pub(crate) instances: Option<Vec<InstanceSetting>>,
 
     /// How logs are printed to standard error: text or json [default: text]
     #[arg(long, value_name = "FORMAT", env = "CASK_LOG_FORMAT", value_enum, hide_possible_values = true)]
@@ -143,7 +143,7 @@ impl Settings {
             durability: self.durability.or(weaker.durability),
             scrub_period: self.scrub_period.or(weaker.scrub_period),
             disk_adapter: self.disk_adapter.or(weaker.disk_adapter),
-            instance: self.instance.or(weaker.instance),
+            instances: self.instances.or(weaker.instances),
             log_format: self.log_format.or(weaker.log_format),
             drain_timeout: self.drain_timeout.or(weaker.drain_timeout),
             max_connections: self.max_connections.or(weaker.max_connections),
@@ -275,7 +275,7 @@ impl Config {
             }
         }
 
-        let instances = settings.instance.unwrap_or_default();
+        let instances = settings.instances.unwrap_or_default();
         for (position, setting) in instances.iter().enumerate() {
             if instances[..position].iter().any(|before| before.name == setting.name) {
                 let name = setting.name.as_ref().map_or("*", |name| name.as_str());

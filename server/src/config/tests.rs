@@ -86,12 +86,12 @@ fn a_source_that_says_everything_leaves_nothing_to_the_weaker() {
     let one = all(
         "listen = \"a:1\"\ndir = \"/a\"\nmax_size = 1\nlease = \"1h\"\nlease_floor = \"1m\"\ndurability = \"written\"\nscrub_period = \"1d\"\n\
                    disk_adapter = \"auto\"\nlog_format = \"text\"\ndrain_timeout = \"1s\"\nmax_connections = 1\nmax_uploads = 1\nmax_staged = 1\n\
-                   instance = [\"a\"]",
+                   instances = [\"a\"]",
     );
     let other = all(
         "listen = \"b:2\"\ndir = \"/b\"\nmax_size = 2\nlease = \"2h\"\nlease_floor = \"2m\"\ndurability = \"synced\"\nscrub_period = \"2d\"\n\
                      disk_adapter = \"uring\"\nlog_format = \"json\"\ndrain_timeout = \"2s\"\nmax_connections = 2\nmax_uploads = 2\nmax_staged = 2\n\
-                     instance = [\"b\", \"*\"]",
+                     instances = [\"b\", \"*\"]",
     );
     let debug = |settings: &Settings| format!("{settings:?}");
     assert!(one.silent().is_empty());
@@ -121,7 +121,7 @@ fn what_cannot_work_is_refused_with_advice() {
         (Settings { listen: Some(vec![]), ..Settings::default() }, "--listen"),
         (
             Settings {
-                instance: Some(vec!["a".parse().unwrap(), "a,cas=isolated".parse().unwrap()]),
+                instances: Some(vec!["a".parse().unwrap(), "a,cas=isolated".parse().unwrap()]),
                 ..Settings::default()
             },
             "instance \"a\" is in the list twice",

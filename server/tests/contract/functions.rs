@@ -103,7 +103,7 @@ async fn b10_i17_equal_hashes_of_two_functions_are_two_blobs_and_two_actions() {
 /// Buck2 sends BLAKE3 hashes and names no function, neither in requests nor in resource names.
 #[tokio::test]
 async fn an_instance_may_prefer_a_function_for_clients_that_name_none() {
-    let options = Options { flags: vec!["--instance", "buck,digest-function=blake3;*"], ..Options::default() };
+    let options = Options { flags: vec!["--instances", "buck,digest-function=blake3;*"], ..Options::default() };
     let (_server, cache) = start_with(options).await;
     let (buck, data) = (cache.instance("buck"), bytes(1, 5000));
     let digest = digest_under(DigestFunction::Blake3, &data);

@@ -12,7 +12,7 @@ use crate::support::http::request;
 use crate::support::process::{Options, Server};
 
 async fn with_instances(list: &'static str) -> (Server, Cache) {
-    start_with(Options { flags: vec!["--instance", list], ..Options::default() }).await
+    start_with(Options { flags: vec!["--instances", list], ..Options::default() }).await
 }
 
 #[tokio::test]

@@ -133,7 +133,7 @@ async fn l05_a_log_only_grows_and_not_beyond_its_end() {
 
 #[tokio::test]
 async fn l_logs_of_an_isolated_instance_and_of_an_unknown_one() {
-    let options = Options { flags: vec!["--instance", "apart,cas=isolated;main"], ..Options::default() };
+    let options = Options { flags: vec!["--instances", "apart,cas=isolated;main"], ..Options::default() };
     let (_server, cache) = start_with(options).await;
     assert_invalid(&create(&cache, "other").await, "an unknown instance");
     let log = create(&cache, "apart").await.expect("CreateLogStream");

@@ -6,7 +6,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 /// The roots; what they import is compiled with them.
-const ROOT_FILES: [&str; 7] = [
+const ROOT_FILES: [&str; 8] = [
+    "build/bazel/remote/asset/v1/remote_asset.proto",
     "build/bazel/remote/execution/v2/remote_execution.proto",
     "build/bazel/remote/logstream/v1/remote_logstream.proto",
     "build/bazel/semver/semver.proto",

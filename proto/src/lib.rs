@@ -25,6 +25,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
+pub use generated::build::bazel::remote::asset::v1 as asset;
 pub use generated::build::bazel::remote::execution::v2 as reapi;
 pub use generated::build::bazel::remote::logstream::v1 as logstream;
 pub use generated::build::bazel::semver;

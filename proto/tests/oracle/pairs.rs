@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use cask_proto::{FILE_DESCRIPTOR_SET, bytestream, logstream, longrunning, reapi, rpc, semver};
+use cask_proto::{FILE_DESCRIPTOR_SET, asset, bytestream, logstream, longrunning, reapi, rpc, semver};
 use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, EnumDescriptor, MessageDescriptor};
 
@@ -90,6 +90,13 @@ pub(crate) fn all() -> (Vec<MessagePair>, Vec<EnumPair>) {
     }
     pairs! { messages, enums, logstream, bazel_remote_apis::build::bazel::remote::logstream::v1;
         messages { CreateLogStreamRequest, LogStream }
+        enums {}
+    }
+    pairs! { messages, enums, asset, bazel_remote_apis::build::bazel::remote::asset::v1;
+        messages {
+            Qualifier, FetchBlobRequest, FetchBlobResponse, FetchDirectoryRequest, FetchDirectoryResponse,
+            PushBlobRequest, PushBlobResponse, PushDirectoryRequest, PushDirectoryResponse,
+        }
         enums {}
     }
     pairs! { messages, enums, semver, bazel_remote_apis::build::bazel::semver; messages { SemVer } enums {} }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bazel_remote_apis::{
+    build::bazel::remote::asset::v1::{fetch_client::FetchClient, push_client::PushClient},
     build::bazel::remote::execution::v2::{
         action_cache_client::ActionCacheClient, capabilities_client::CapabilitiesClient,
         content_addressable_storage_client::ContentAddressableStorageClient, execution_client::ExecutionClient,
@@ -73,6 +74,8 @@ async fn their_clients_call_exactly_our_methods() {
         split_blob unary, get_chunk_mapping from_server, splice_blob unary, register_chunk_mapping from_client);
     call!(CapabilitiesClient: get_capabilities unary);
     call!(LogStreamServiceClient: create_log_stream unary);
+    call!(FetchClient: fetch_blob unary, fetch_directory unary);
+    call!(PushClient: push_blob unary, push_directory unary);
     call!(ByteStreamClient: read from_server, write from_client, query_write_status unary);
     call!(OperationsClient:
         list_operations unary, get_operation unary, delete_operation unary, cancel_operation unary,

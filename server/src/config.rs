@@ -21,6 +21,7 @@ pub(crate) use file::FileError;
 pub(crate) use instance_setting::{ActionAccess, CasSharing, InstanceSetting};
 pub(crate) use time_span::TimeSpan;
 
+use crate::asset::OriginPattern;
 use crate::transport::listen::ListenAddress;
 
 /// What one source said; `None` where it said nothing.
@@ -63,6 +64,31 @@ pub(crate) struct Settings {
     /// May be repeated [default: *]
     #[arg(long, alias = "instance", value_name = "INSTANCE", env = "CASK_INSTANCES", value_delimiter = ';')]
     pub(crate) instances: Option<Vec<InstanceSetting>>,
+
+    /// Origins that assets are fetched from when nobody pushed them: example.com, *.example.com, or * for all that are on the public
+    /// internet. May be repeated [default: none]
+    #[arg(long, value_name = "HOST", env = "CASK_ASSET_ORIGINS", value_delimiter = ',')]
+    pub(crate) asset_origins: Option<Vec<OriginPattern>>,
+
+    /// Fetch from origins on this machine and in its networks too [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "CASK_ASSET_ALLOW_PRIVATE_ORIGINS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true
+    )]
+    pub(crate) asset_allow_private_origins: Option<bool>,
+
+    /// Largest asset that is fetched; fetches may take twice that on disk for a while, beside the store [default: 2GiB]
+    #[arg(long, value_name = "SIZE", env = "CASK_ASSET_MAX_SIZE")]
+    pub(crate) asset_max_size: Option<ByteSize>,
+
+    /// Longest that an asset may take to be fetched [default: 10m]
+    #[arg(long, value_name = "TIME", env = "CASK_ASSET_TIMEOUT")]
+    pub(crate) asset_timeout: Option<TimeSpan>,
 
     /// How logs are printed to standard error: text or json [default: text]
     #[arg(long, value_name = "FORMAT", env = "CASK_LOG_FORMAT", value_enum, hide_possible_values = true)]
@@ -144,6 +170,10 @@ impl Settings {
             scrub_period: self.scrub_period.or(weaker.scrub_period),
             disk_adapter: self.disk_adapter.or(weaker.disk_adapter),
             instances: self.instances.or(weaker.instances),
+            asset_origins: self.asset_origins.or(weaker.asset_origins),
+            asset_allow_private_origins: self.asset_allow_private_origins.or(weaker.asset_allow_private_origins),
+            asset_max_size: self.asset_max_size.or(weaker.asset_max_size),
+            asset_timeout: self.asset_timeout.or(weaker.asset_timeout),
             log_format: self.log_format.or(weaker.log_format),
             drain_timeout: self.drain_timeout.or(weaker.drain_timeout),
             max_connections: self.max_connections.or(weaker.max_connections),
@@ -168,6 +198,11 @@ pub(crate) struct Config {
     pub(crate) disk_adapter: DiskAdapter,
     /// Empty: every name is an instance.
     pub(crate) instances: Vec<InstanceSetting>,
+    /// Empty: assets are pushed, never fetched.
+    pub(crate) asset_origins: Vec<OriginPattern>,
+    pub(crate) asset_allow_private_origins: bool,
+    pub(crate) asset_max_size: ByteSize,
+    pub(crate) asset_timeout: TimeSpan,
     pub(crate) log_format: LogFormat,
     pub(crate) drain_timeout: TimeSpan,
     pub(crate) max_connections: usize,
@@ -201,6 +236,8 @@ const MAX_SIZE_DEFAULT: ByteSize = ByteSize(50 << 30);
 const LEASE_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(4 * 3600));
 const LEASE_FLOOR_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(600));
 const SCRUB_PERIOD_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(14 * 24 * 3600));
+const ASSET_MAX_SIZE_DEFAULT: ByteSize = ByteSize(2 << 30);
+const ASSET_TIMEOUT_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(600));
 const DRAIN_TIMEOUT_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(30));
 const CONNECTIONS_MAX_DEFAULT: usize = 10_000;
 
@@ -275,6 +312,15 @@ impl Config {
             }
         }
 
+        if settings.asset_max_size == Some(ByteSize(0)) {
+            return Err(ConfigError::Zero { name: "asset-max-size" });
+        }
+        let asset_origins = settings.asset_origins.unwrap_or_default();
+        if asset_origins.is_empty() && settings.asset_allow_private_origins == Some(true) {
+            warnings
+                .push("asset_allow_private_origins allows nothing as long as asset_origins names no host".to_owned());
+        }
+
         let instances = settings.instances.unwrap_or_default();
         for (position, setting) in instances.iter().enumerate() {
             if instances[..position].iter().any(|before| before.name == setting.name) {
@@ -293,6 +339,10 @@ impl Config {
             scrub_period: settings.scrub_period.unwrap_or(SCRUB_PERIOD_DEFAULT),
             disk_adapter: settings.disk_adapter.unwrap_or(DiskAdapter::Auto),
             instances,
+            asset_origins,
+            asset_allow_private_origins: settings.asset_allow_private_origins.unwrap_or(false),
+            asset_max_size: settings.asset_max_size.unwrap_or(ASSET_MAX_SIZE_DEFAULT),
+            asset_timeout: settings.asset_timeout.unwrap_or(ASSET_TIMEOUT_DEFAULT),
             log_format: settings.log_format.unwrap_or(LogFormat::Text),
             drain_timeout: settings.drain_timeout.unwrap_or(DRAIN_TIMEOUT_DEFAULT),
             max_connections: settings.max_connections.unwrap_or(CONNECTIONS_MAX_DEFAULT),

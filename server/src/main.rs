@@ -1,6 +1,7 @@
 //! The `cask` binary: parses the command line and hands over to a command.
 
 mod access;
+mod asset;
 mod cache;
 mod command;
 mod config;

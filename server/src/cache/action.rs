@@ -123,7 +123,11 @@ impl Cache {
     }
 
     /// The closure of `result`, and `result` again.
-    async fn closure_of(&self, rule: DigestRule, result: ActionResult) -> Result<(Closure, ActionResult), ActionError> {
+    pub(super) async fn closure_of(
+        &self,
+        rule: DigestRule,
+        result: ActionResult,
+    ) -> Result<(Closure, ActionResult), ActionError> {
         if is_flat(&result) {
             let closure = closure(rule, &result, self.limits(), |_, _| {
                 unreachable!("a result without output directories has no trees to read")

@@ -2,6 +2,7 @@
 //! safe to cancel. Knows digests and action results, not requests: names, codes and headers belong to its callers.
 
 mod action;
+mod asset;
 mod closure;
 mod logs;
 mod parking;

@@ -23,6 +23,7 @@ use super::Failure;
 use super::banner::Banner;
 use crate::access::instances::{Instances, Terms};
 use crate::access::limits::Limits;
+use crate::asset::{Assets, OriginSettings};
 use crate::cache::Cache;
 use crate::config::{CasSharing, Config, DiskAdapter, Durability, Settings, Surroundings};
 use crate::http_cache::HttpCache;
@@ -221,11 +222,19 @@ fn assemble(engine: &Engine, config: &Config, instances: Instances, readiness: w
         limits.message_bytes_max = limits.staged_bytes_max;
     }
     let cache = Cache::new(engine.clone(), instances, limits);
+    let origins = OriginSettings {
+        allowed: config.asset_origins.clone(),
+        allow_private: config.asset_allow_private_origins,
+        size_bytes_max: config.asset_max_size.0,
+        timeout_max: config.asset_timeout.0,
+        spool_folder: config.dir.clone(),
+    };
+    let assets = Assets::new(cache.clone(), Arc::new(SystemClock::new()), origins);
     let requests = Arc::new(RequestCounts::new(&crate::service::FILE_DESCRIPTOR_SETS));
     Dispatch {
-        routes: crate::service::routes(&cache, readiness.clone()),
+        routes: crate::service::routes(&cache, &assets, readiness.clone()),
         http_cache: HttpCache::new(cache.clone()),
-        pages: Arc::new(Pages::new(cache.clone(), Arc::clone(&requests), readiness)),
+        pages: Arc::new(Pages::new(cache.clone(), assets, Arc::clone(&requests), readiness)),
         requests,
         cache,
     }

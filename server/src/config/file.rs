@@ -84,6 +84,10 @@ mod tests {
             durability = "synced"
             scrub_period = "30d"
             disk_adapter = "uring"
+            asset_origins = ["example.com", "*.example.org:8443"]
+            asset_allow_private_origins = true
+            asset_max_size = "1GiB"
+            asset_timeout = "2m"
             log_format = "json"
             drain_timeout = "5s"
             max_connections = 7

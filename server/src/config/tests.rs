@@ -14,6 +14,10 @@ impl Settings {
             ("durability", self.durability.is_none()),
             ("scrub_period", self.scrub_period.is_none()),
             ("disk_adapter", self.disk_adapter.is_none()),
+            ("asset_origins", self.asset_origins.is_none()),
+            ("asset_allow_private_origins", self.asset_allow_private_origins.is_none()),
+            ("asset_max_size", self.asset_max_size.is_none()),
+            ("asset_timeout", self.asset_timeout.is_none()),
             ("log_format", self.log_format.is_none()),
             ("drain_timeout", self.drain_timeout.is_none()),
             ("max_connections", self.max_connections.is_none()),
@@ -46,6 +50,8 @@ fn nothing_said_gives_the_laptop_defaults() {
     assert_eq!((config.lease, config.lease_floor), (span("4h"), span("10m")));
     assert_eq!(config.scrub_period, span("14d"));
     assert_eq!((config.durability, config.disk_adapter), (Durability::Written, DiskAdapter::Auto));
+    assert_eq!((config.asset_origins.len(), config.asset_allow_private_origins), (0, false));
+    assert_eq!((config.asset_max_size, config.asset_timeout), (ByteSize(2 * GIB), span("10m")));
     assert!(config.warnings.is_empty());
 }
 
@@ -86,12 +92,12 @@ fn a_source_that_says_everything_leaves_nothing_to_the_weaker() {
     let one = all(
         "listen = \"a:1\"\ndir = \"/a\"\nmax_size = 1\nlease = \"1h\"\nlease_floor = \"1m\"\ndurability = \"written\"\nscrub_period = \"1d\"\n\
                    disk_adapter = \"auto\"\nlog_format = \"text\"\ndrain_timeout = \"1s\"\nmax_connections = 1\nmax_uploads = 1\nmax_staged = 1\n\
-                   instances = [\"a\"]",
+                   instances = [\"a\"]\nasset_origins = [\"a\"]\nasset_allow_private_origins = true\nasset_max_size = 1\nasset_timeout = \"1s\"",
     );
     let other = all(
         "listen = \"b:2\"\ndir = \"/b\"\nmax_size = 2\nlease = \"2h\"\nlease_floor = \"2m\"\ndurability = \"synced\"\nscrub_period = \"2d\"\n\
                      disk_adapter = \"uring\"\nlog_format = \"json\"\ndrain_timeout = \"2s\"\nmax_connections = 2\nmax_uploads = 2\nmax_staged = 2\n\
-                     instances = [\"b\", \"*\"]",
+                     instances = [\"b\", \"*\"]\nasset_origins = [\"b\", \"*\"]\nasset_allow_private_origins = false\nasset_max_size = 2\nasset_timeout = \"2s\"",
     );
     let debug = |settings: &Settings| format!("{settings:?}");
     assert!(one.silent().is_empty());
@@ -117,6 +123,7 @@ fn what_cannot_work_is_refused_with_advice() {
     assert!(error.contains("--dir"), "{error}");
     for (settings, hint) in [
         (Settings { max_size: Some(ByteSize(0)), ..Settings::default() }, "--max-size must be at least 1"),
+        (Settings { asset_max_size: Some(ByteSize(0)), ..Settings::default() }, "--asset-max-size must be at least 1"),
         (Settings { max_connections: Some(0), ..Settings::default() }, "--max-connections must be at least 1"),
         (Settings { listen: Some(vec![]), ..Settings::default() }, "--listen"),
         (

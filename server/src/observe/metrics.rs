@@ -7,6 +7,7 @@ use cask_engine::EngineStats;
 
 use self::Kind::{Counter, Gauge};
 use super::requests::RequestCounts;
+use crate::asset::{AssetStats, Assets};
 use crate::cache::Cache;
 
 /// The media type of the exposition format.
@@ -26,13 +27,14 @@ pub(crate) struct EdgeGauges {
     parked_uploads: usize,
     parked_bytes: usize,
     open_logs: usize,
+    assets: AssetStats,
 }
 
 impl EdgeGauges {
-    pub(crate) fn of(cache: &Cache) -> EdgeGauges {
+    pub(crate) fn of(cache: &Cache, assets: &Assets) -> EdgeGauges {
         let (parked_uploads, parked_bytes) = cache.parked();
         let budgets = cache.budgets().all().map(|(name, budget)| (name, budget.used(), budget.limit()));
-        EdgeGauges { budgets, parked_uploads, parked_bytes, open_logs: cache.open_log_count() }
+        EdgeGauges { budgets, parked_uploads, parked_bytes, open_logs: cache.open_log_count(), assets: assets.stats() }
     }
 }
 
@@ -76,6 +78,7 @@ pub(crate) fn exposition(
         edge.parked_uploads as f64,
     );
     page.single("cask_parked_bytes", Gauge, "Bytes of staging that they hold.", edge.parked_bytes as f64);
+    asset_metrics(&mut page, &edge.assets);
     page.single(
         "cask_logs_open",
         Gauge,
@@ -117,6 +120,46 @@ pub(crate) fn exposition(
         page.sample("cask_http_requests_total", &[("route", route), ("method", method), ("code", code)], count as f64);
     }
     page.text
+}
+
+fn asset_metrics(page: &mut Page, stats: &AssetStats) {
+    // Taken apart so that a new count cannot be forgotten here.
+    let AssetStats { lookups, fetches, fetches_joined, received_bytes, fetches_under_way, spooled_bytes } = stats;
+    page.family(
+        "cask_asset_lookups_total",
+        Counter,
+        "URIs looked up by Fetch. stale: older than the client accepts, which is each time where Bazel knows no checksum.",
+    );
+    for (result, count) in lookups {
+        page.sample("cask_asset_lookups_total", &[("result", result)], *count as f64);
+    }
+    page.family(
+        "cask_asset_fetches_total",
+        Counter,
+        "Fetches from origins that ended. denied: see asset_origins; mismatch: an origin's content is not what clients expect; unstored: see cask_uploads_refused_total.",
+    );
+    for (outcome, count) in fetches {
+        page.sample("cask_asset_fetches_total", &[("outcome", outcome)], *count as f64);
+    }
+    page.single(
+        "cask_asset_fetches_joined_total",
+        Counter,
+        "Requests that waited for a fetch another one had begun.",
+        *fetches_joined as f64,
+    );
+    page.single("cask_asset_received_bytes_total", Counter, "Bytes received from origins.", *received_bytes as f64);
+    page.single(
+        "cask_asset_fetches_under_way",
+        Gauge,
+        "Fetches from origins under way; those above 32 wait. Staying there: origins are slow, lower asset_timeout.",
+        *fetches_under_way as f64,
+    );
+    page.single(
+        "cask_asset_spooled_bytes",
+        Gauge,
+        "Bytes of fetches that wait for their digest, on disk beside the store; at most twice asset_max_size.",
+        *spooled_bytes as f64,
+    );
 }
 
 /// The engine's values by their metrics' names without the prefix.
@@ -285,7 +328,8 @@ mod tests {
         requests.count_http(HttpRoute::Cas, &Method::GET, StatusCode::NOT_FOUND);
         drop(requests.begin_grpc("/nobody/knows"));
         let stats = EngineStats { disk_bytes: 50 << 30, ..EngineStats::default() };
-        let edge = EdgeGauges { budgets: [("things", 3, 10); 8], parked_uploads: 1, parked_bytes: 2, open_logs: 3 };
+        let assets = AssetStats { lookups: vec![("hit", 4)], ..AssetStats::default() };
+        let edge = EdgeGauges { budgets: [("things", 3, 10); 8], parked_uploads: 1, parked_bytes: 2, open_logs: 3, assets };
         let page = exposition(&stats, &edge, &requests, 1_700_000_000.5);
 
         let mut families = std::collections::HashSet::new();
@@ -307,6 +351,7 @@ mod tests {
             "cask_start_time_seconds 1700000000.5",
             "cask_disk_bytes 53687091200",
             r#"cask_budget_used{budget="things"} 3"#,
+            r#"cask_asset_lookups_total{result="hit"} 4"#,
             r#"cask_grpc_requests_total{service="unknown",method="unknown",code="CANCELLED"} 1"#,
             r#"cask_http_requests_total{route="cas",method="GET",code="404"} 1"#,
         ] {

@@ -9,12 +9,14 @@ use tonic::body::Body;
 
 use super::metrics::{self, EdgeGauges};
 use super::requests::RequestCounts;
+use crate::asset::Assets;
 use crate::cache::Cache;
 use crate::service::health::Readiness;
 
 /// What the pages show.
 pub(crate) struct Pages {
     cache: Cache,
+    assets: Assets,
     requests: Arc<RequestCounts>,
     readiness: watch::Receiver<Readiness>,
     started: Instant,
@@ -60,10 +62,15 @@ Paste one of these into .bazelrc, with the host and port you reached this page b
 );
 
 impl Pages {
-    pub(crate) fn new(cache: Cache, requests: Arc<RequestCounts>, readiness: watch::Receiver<Readiness>) -> Self {
+    pub(crate) fn new(
+        cache: Cache,
+        assets: Assets,
+        requests: Arc<RequestCounts>,
+        readiness: watch::Receiver<Readiness>,
+    ) -> Self {
         let started_unix_seconds =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        Self { cache, requests, readiness, started: Instant::now(), started_unix_seconds }
+        Self { cache, assets, requests, readiness, started: Instant::now(), started_unix_seconds }
     }
 
     /// Answers GET and HEAD; hyper leaves the body away for HEAD.
@@ -83,7 +90,7 @@ impl Pages {
             Page::Metrics => typed(
                 metrics::exposition(
                     &self.cache.engine().stats(),
-                    &EdgeGauges::of(&self.cache),
+                    &EdgeGauges::of(&self.cache, &self.assets),
                     &self.requests,
                     self.started_unix_seconds,
                 ),

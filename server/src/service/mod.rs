@@ -6,6 +6,7 @@ pub(crate) mod capabilities;
 pub(crate) mod cas;
 pub(crate) mod health;
 pub(crate) mod log_stream;
+pub(crate) mod remote_asset;
 mod request;
 mod tree;
 
@@ -20,6 +21,7 @@ use tower::Service;
 
 use self::health::Readiness;
 use crate::access::limits::Limits;
+use crate::asset::Assets;
 use crate::cache::Cache;
 
 /// What reflection hands out: the packages of the cache and of health. (Reflection adds its own.)
@@ -33,20 +35,27 @@ pub(crate) fn message_size_bytes_max(path: &str, limits: &Limits) -> usize {
         "/google.bytestream.ByteStream/Read" | "/google.bytestream.ByteStream/QueryWriteStatus" => {
             limits.name_message_size_bytes_max
         }
-        _ if path.starts_with("/build.bazel.remote.execution.v2.") => limits.message_size_bytes_max,
+        _ if path.starts_with("/build.bazel.remote.execution.v2.")
+            || path.starts_with("/build.bazel.remote.asset.v1.") =>
+        {
+            limits.message_size_bytes_max
+        }
         // Health and reflection.
         _ => limits.name_message_size_bytes_max,
     }
 }
 
 /// Every service this server has, by path.
-pub(crate) fn routes(cache: &Cache, readiness: watch::Receiver<Readiness>) -> Routes {
+pub(crate) fn routes(cache: &Cache, assets: &Assets, readiness: watch::Receiver<Readiness>) -> Routes {
     let mut assembly = Assembly::default();
     assembly.add(capabilities::server(cache));
     assembly.add(cas::server(cache.clone()));
     assembly.add(byte_stream::server(cache.clone(), readiness.clone()));
     assembly.add(action_cache::server(cache.clone()));
     assembly.add(log_stream::server(cache.clone()));
+    let (fetch, push) = remote_asset::servers(cache, assets);
+    assembly.add(fetch);
+    assembly.add(push);
     assembly.add(health::server(readiness, assembly.names.clone()));
 
     // Only what is served is listed: the descriptor sets know more services than this server has.

@@ -367,8 +367,8 @@ impl Assets {
             headers,
             began_ms: now_ms,
         };
-        // A wish for what is yet to come is met by what begins now.
-        let not_before_ms = query.oldest_accepted_ms.map_or(0, |oldest_ms| oldest_ms.min(now_ms));
+        // A wish for what is yet to come is met by what begins now, and by nothing that has begun.
+        let not_before_ms = query.oldest_accepted_ms.map_or(0, |oldest_ms| oldest_ms.min(now_ms + 1));
         let boarded = fetching.flights.board(job.flight_key, now_ms, not_before_ms, deadline, |deadline| {
             let assets = self.clone();
             async move { assets.fly(job, deadline).await }

@@ -26,6 +26,8 @@ mod instances;
 mod known_faults;
 mod log_stream;
 mod read;
+mod remote_asset;
+mod remote_asset_origin;
 mod robustness;
 mod write;
 

@@ -10,6 +10,7 @@ pub(crate) mod damage;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod metrics;
+pub(crate) mod origin;
 pub(crate) mod process;
 
 use std::future::Future;

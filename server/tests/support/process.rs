@@ -34,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) max_staged: Option<String>,
     /// More of the command line, as it is written there.
     pub(crate) flags: Vec<&'static str>,
+    /// Variables of its environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl Default for Options {
@@ -45,6 +47,7 @@ impl Default for Options {
             drain_timeout: None,
             max_staged: None,
             flags: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -190,6 +193,7 @@ impl Server {
                 command.env_remove(name);
             }
         }
+        command.envs(self.options.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -34,7 +34,7 @@ impl Target {
         let parts = uri.into_parts();
         let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else { return Err(malformed()) };
         if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
-            return Err(Fault::new(FaultKind::Denied, "it leads to something else than a web server"));
+            return Err(elsewhere());
         }
         if authority.as_str().contains('@') {
             return Err(Fault::new(
@@ -56,6 +56,9 @@ impl Target {
             !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
         });
         let absolute = if is_absolute {
+            if Self::parse(text)?.is_none() {
+                return Err(elsewhere());
+            }
             text.to_owned()
         } else if let Some(rest) = text.strip_prefix("//") {
             format!("{}://{rest}", self.scheme)
@@ -117,6 +120,10 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.scheme, self.authority)
     }
+}
+
+fn elsewhere() -> Fault {
+    Fault::new(FaultKind::Denied, "it leads to something else than a web server")
 }
 
 fn malformed() -> Fault {

@@ -100,16 +100,13 @@ impl Spool {
         if length_bytes == 0 {
             return Ok(None);
         }
-        let piece = match &mut self.file {
-            Some(file) => {
-                let mut piece = vec![0_u8; length_bytes];
-                file.read_exact(&mut piece).await?;
-                piece.into()
-            }
-            None => {
-                let position = self.position as usize;
-                Bytes::copy_from_slice(&self.memory[position..position + length_bytes])
-            }
+        let piece = if let Some(file) = &mut self.file {
+            let mut piece = vec![0_u8; length_bytes];
+            file.read_exact(&mut piece).await?;
+            piece.into()
+        } else {
+            let position = self.position as usize;
+            Bytes::copy_from_slice(&self.memory[position..position + length_bytes])
         };
         self.position += length_bytes as u64;
         Ok(Some(piece))

@@ -329,7 +329,8 @@ mod tests {
         drop(requests.begin_grpc("/nobody/knows"));
         let stats = EngineStats { disk_bytes: 50 << 30, ..EngineStats::default() };
         let assets = AssetStats { lookups: vec![("hit", 4)], ..AssetStats::default() };
-        let edge = EdgeGauges { budgets: [("things", 3, 10); 8], parked_uploads: 1, parked_bytes: 2, open_logs: 3, assets };
+        let edge =
+            EdgeGauges { budgets: [("things", 3, 10); 8], parked_uploads: 1, parked_bytes: 2, open_logs: 3, assets };
         let page = exposition(&stats, &edge, &requests, 1_700_000_000.5);
 
         let mut families = std::collections::HashSet::new();

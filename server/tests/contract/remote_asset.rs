@@ -42,9 +42,9 @@ pub(crate) fn strings(texts: &[&str]) -> Vec<String> {
 }
 
 /// So many seconds from now, or before it.
-pub(crate) fn from_now(seconds: i64) -> Option<Timestamp> {
+pub(crate) fn from_now(seconds: i64) -> Timestamp {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO);
-    Some(Timestamp { seconds: now.as_secs() as i64 + seconds, nanos: 0 })
+    Timestamp { seconds: now.as_secs() as i64 + seconds, nanos: 0 }
 }
 
 pub(crate) async fn fetch_blob(cache: &Cache, request: FetchBlobRequest) -> Result<FetchBlobResponse, Status> {
@@ -245,7 +245,7 @@ async fn k09_content_older_than_the_client_accepts_is_not_found() {
     let digest = cache.store(b"content").await;
     push_blob(&cache, push_of(&digest, &[URI], &[])).await.expect("PushBlob");
     let accepting =
-        |seconds| FetchBlobRequest { oldest_content_accepted: from_now(seconds), ..blob_request(&[URI], &[]) };
+        |seconds| FetchBlobRequest { oldest_content_accepted: Some(from_now(seconds)), ..blob_request(&[URI], &[]) };
     assert_hit(&fetch_blob(&cache, accepting(-3600)).await, "pushed within the hour");
     assert_inline(&fetch_blob(&cache, accepting(3600)).await, Code::NotFound, "pushed before an hour from now");
 }
@@ -255,7 +255,7 @@ async fn k10_what_has_expired_is_not_found_until_it_is_pushed_again() {
     let (_server, cache) = start().await;
     let digest = cache.store(b"content").await;
     for (seconds, expected) in [(-1, Code::NotFound), (3600, Code::Ok), (-3600, Code::NotFound)] {
-        let request = PushBlobRequest { expire_at: from_now(seconds), ..push_of(&digest, &[URI], &[]) };
+        let request = PushBlobRequest { expire_at: Some(from_now(seconds)), ..push_of(&digest, &[URI], &[]) };
         push_blob(&cache, request.clone()).await.expect("PushBlob");
         let answer = fetch_blob(&cache, blob_request(&[URI], &[])).await;
         assert_inline(&answer, expected, "after a push with another end");

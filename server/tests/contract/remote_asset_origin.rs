@@ -12,7 +12,7 @@ use crate::support::blob::{bytes, digest_of, digest_under};
 use crate::support::damage;
 use crate::support::grpc::Cache;
 use crate::support::metrics::Metrics;
-use crate::support::origin::{Asked, Origin, Reply};
+use crate::support::origin::{Asked, Identity, Origin, Reply};
 use crate::support::process::{Options, Server};
 use crate::support::within;
 use crate::{start, start_with};
@@ -44,6 +44,16 @@ fn fetch_beside(
 ) -> tokio::task::JoinHandle<Result<FetchBlobResponse, Status>> {
     let (cache, request) = (cache.clone(), request.clone());
     tokio::spawn(async move { fetch_blob(&cache, request).await })
+}
+
+/// Waits until the server says so of itself.
+async fn until(server: &Server, holds: impl Fn(&Metrics) -> bool) {
+    let wait = async {
+        while !holds(&Metrics::of(server).await) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("what the metrics are to show", wait).await;
 }
 
 #[tokio::test]
@@ -119,8 +129,8 @@ async fn k07_what_has_not_the_checksum_asked_for_is_aborted_and_not_stored() {
     assert!(!cache.is_present(&digest_of(&content)).await, "stored all the same");
     assert_eq!(origin.asked().len(), 4, "a failure is not remembered");
     let metrics = Metrics::of(&server).await;
-    assert_eq!(metrics.get("cask_asset_fetches_total{outcome=\"mismatch\"}"), 4.0);
-    assert_eq!((metrics.get("cask_asset_fetches_under_way"), metrics.get("cask_asset_spooled_bytes")), (0.0, 0.0));
+    assert_eq!(metrics.count("cask_asset_fetches_total{outcome=\"mismatch\"}"), 4);
+    assert_eq!((metrics.count("cask_asset_fetches_under_way"), metrics.count("cask_asset_spooled_bytes")), (0, 0));
 }
 
 #[tokio::test]
@@ -148,7 +158,7 @@ async fn k09_what_is_older_than_the_client_accepts_is_fetched_again() {
     let (server, cache) = start_fetching().await;
     let origin = Origin::of(HELLO.to_vec()).await;
     let accepting = |seconds| FetchBlobRequest {
-        oldest_content_accepted: from_now(seconds),
+        oldest_content_accepted: Some(from_now(seconds)),
         ..blob_request(&[&origin.uri("/")], &[])
     };
     assert_hit(&fetch_blob(&cache, accepting(-3600)).await, "nothing known");
@@ -169,9 +179,9 @@ async fn k09_what_is_older_than_the_client_accepts_is_fetched_again() {
     assert_eq!(assert_hit(&fetch_blob(&cache, accepting(-3600)).await, "pushed over what was fetched"), pushed);
     assert_eq!(assert_hit(&fetch_blob(&cache, accepting(3600)).await, "fetched over it"), digest_of(HELLO));
     let metrics = Metrics::of(&server).await;
-    assert_eq!(metrics.get("cask_asset_lookups_total{result=\"stale\"}"), 3.0);
-    assert_eq!(metrics.get("cask_asset_fetches_total{outcome=\"ok\"}"), 4.0);
-    assert_eq!(metrics.get("cask_asset_received_bytes_total"), 4.0 * HELLO.len() as f64);
+    assert_eq!(metrics.count("cask_asset_lookups_total{result=\"stale\"}"), 3);
+    assert_eq!(metrics.count("cask_asset_fetches_total{outcome=\"ok\"}"), 4);
+    assert_eq!(metrics.count("cask_asset_received_bytes_total"), 4 * HELLO.len() as u64);
 }
 
 const SECRET: &str = "Bearer c2VjcmV0LXRva2Vu";
@@ -419,11 +429,13 @@ async fn k17_a_slow_origin_is_waited_for_as_long_as_the_client_says() {
         let request = FetchBlobRequest { timeout, ..blob_request(&[&origin.uri(path)], &[]) };
         assert_inline(&fetch_blob(&cache, request).await, Code::DeadlineExceeded, path);
     }
-    // Nobody waits any longer, so nothing is under way.
-    let metrics = Metrics::of(&server).await;
-    assert_eq!(metrics.get("cask_asset_fetches_total{outcome=\"timed_out\"}"), 2.0);
-    assert_eq!(metrics.get("cask_asset_fetches_under_way"), 0.0);
-    assert_eq!(metrics.budgets_in_use(), []);
+    // Nobody waits any longer, so nothing is under way soon.
+    until(&server, |metrics| {
+        metrics.count("cask_asset_fetches_total{outcome=\"timed_out\"}") == 2
+            && metrics.count("cask_asset_fetches_under_way") == 0
+            && metrics.budgets_in_use().is_empty()
+    })
+    .await;
     let negative = Some(WireDuration { seconds: -1, nanos: 0 });
     let outcome =
         fetch_blob(&cache, FetchBlobRequest { timeout: negative, ..blob_request(&[&origin.uri("/")], &[]) }).await;
@@ -441,12 +453,7 @@ async fn those_who_ask_for_the_same_at_the_same_time_share_one_fetch() {
     // Asks with other headers, so it may get something else.
     let other = fetch_beside(&cache, &blob_request(&[&origin.uri("/")], &[("http_header:X", "y")]));
     origin.asked_times(2).await;
-    let joined = async {
-        while Metrics::of(&server).await.get("cask_asset_fetches_joined_total") < 5.0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("five who wait", joined).await;
+    until(&server, |metrics| metrics.count("cask_asset_fetches_joined_total") == 5).await;
     // Who began it goes; the others do not notice.
     leader.abort();
     assert!(leader.await.expect_err("aborted").is_cancelled());
@@ -456,7 +463,7 @@ async fn those_who_ask_for_the_same_at_the_same_time_share_one_fetch() {
     }
     assert_hit(&within("its own fetch", other).await.expect("no panic"), "other headers");
     assert_eq!(origin.asked().len(), 2);
-    assert_eq!(Metrics::of(&server).await.get("cask_asset_fetches_total{outcome=\"ok\"}"), 2.0);
+    assert_eq!(Metrics::of(&server).await.count("cask_asset_fetches_total{outcome=\"ok\"}"), 2);
 }
 
 #[tokio::test]
@@ -469,12 +476,7 @@ async fn a_fetch_goes_on_when_its_client_has_gone() {
     client.abort();
     assert!(client.await.is_err());
     origin.release();
-    let stored = async {
-        while Metrics::of(&server).await.get("cask_asset_fetches_total{outcome=\"ok\"}") < 1.0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("the end of the fetch", stored).await;
+    until(&server, |metrics| metrics.count("cask_asset_fetches_total{outcome=\"ok\"}") == 1).await;
     assert_hit(&fetch_blob(&cache, request).await, "the next who asks");
     assert_eq!(origin.asked().len(), 1);
 }
@@ -486,7 +488,8 @@ async fn one_who_wants_newer_content_does_not_join_an_older_fetch() {
     let request = blob_request(&[&origin.uri("/")], &[]);
     let early = fetch_beside(&cache, &request);
     origin.asked_times(1).await;
-    let late = fetch_beside(&cache, &FetchBlobRequest { oldest_content_accepted: from_now(3600), ..request.clone() });
+    let late =
+        fetch_beside(&cache, &FetchBlobRequest { oldest_content_accepted: Some(from_now(3600)), ..request.clone() });
     origin.asked_times(2).await;
     origin.release();
     assert_hit(&within("the early fetch", early).await.expect("no panic"), "early");
@@ -545,7 +548,7 @@ async fn what_is_too_large_is_not_fetched() {
     }
     let announced = fetch(&cache, &origin.uri("/announced"), &[("checksum.sri", SHA256)]).await;
     assert_inline(&announced, Code::PermissionDenied, "known by its checksum");
-    assert_eq!(Metrics::of(&server).await.get("cask_asset_spooled_bytes"), 0.0);
+    assert_eq!(Metrics::of(&server).await.count("cask_asset_spooled_bytes"), 0);
 }
 
 #[tokio::test]
@@ -589,4 +592,36 @@ async fn an_unlisted_origin_is_refused_by_name_and_a_pushed_asset_of_it_is_not()
         assert_hit(&fetch(&cache, uri, &[]).await, uri);
         assert_hit(&fetch(&cache, uri, &[("http_header:X", "y")]).await, "pushed, so headers change nothing");
     }
+}
+
+#[tokio::test]
+async fn an_https_origin_is_asked_only_when_its_certificate_is_trusted_and_for_its_name() {
+    let (trusted, stranger) = (Identity::of(&["127.0.0.1"]), Identity::of(&["127.0.0.1"]));
+    let misnamed = Identity::of(&["example.com"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let certificates = folder.path().join("certificates.pem");
+    std::fs::write(&certificates, trusted.pem() + &misnamed.pem()).expect("a file");
+    let environment = vec![("SSL_CERT_FILE", certificates.display().to_string())];
+    let (_server, cache) = start_with(Options { environment, ..fetching() }).await;
+
+    let plain = Origin::of(HELLO.to_vec()).await;
+    let down = plain.uri("/");
+    let origin = Origin::start_tls(&trusted, move |asked| match asked.target.as_str() {
+        "/down" => Reply::redirect(&down),
+        _ => Reply::ok(HELLO),
+    })
+    .await;
+    let https = |origin: &Origin, path: &str| origin.uri(path).replace("http:", "https:");
+    let digest = assert_hit(&fetch(&cache, &https(&origin, "/"), &[]).await, "a trusted origin");
+    assert_eq!(cache.read(&digest).await.expect("Read"), HELLO);
+    // For good, so it has none of the codes that are tried again.
+    for identity in [stranger, misnamed] {
+        let origin = Origin::start_tls(&identity, |_| Reply::ok(HELLO)).await;
+        let text =
+            assert_inline(&fetch(&cache, &https(&origin, "/"), &[]).await, Code::PermissionDenied, "not trusted");
+        assert!(text.contains("trusted"), "{text}");
+        assert_eq!(origin.asked().len(), 0);
+    }
+    assert_inline(&fetch(&cache, &https(&origin, "/down"), &[]).await, Code::PermissionDenied, "down to http");
+    assert_eq!(plain.asked().len(), 0);
 }

@@ -26,6 +26,11 @@ impl Metrics {
         *self.0.get(name).unwrap_or_else(|| panic!("no sample {name} among {:?}", self.0.keys()))
     }
 
+    /// As `get`, of what counts whole things.
+    pub(crate) fn count(&self, name: &str) -> u64 {
+        self.get(name) as u64
+    }
+
     /// gRPC calls whose clients gave them up.
     pub(crate) fn cancelled_calls(&self) -> f64 {
         let calls = self.0.iter().filter(|(name, _)| name.starts_with("cask_grpc_requests_total{"));

@@ -3,10 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use rcgen::{CertifiedKey, KeyPair};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use super::within;
 
@@ -79,6 +82,33 @@ impl Reply {
     }
 }
 
+/// A certificate that vouches for itself, and its key.
+pub(crate) struct Identity(CertifiedKey<KeyPair>);
+
+impl Identity {
+    /// Of these names and addresses.
+    pub(crate) fn of(names: &[&str]) -> Identity {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        Identity(rcgen::generate_simple_self_signed(names).expect("a certificate"))
+    }
+
+    /// What others need in order to trust it.
+    pub(crate) fn pem(&self) -> String {
+        self.0.cert.pem()
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        let key = PrivatePkcs8KeyDer::from(self.0.signing_key.serialize_der());
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider has what the default versions need")
+            .with_no_client_auth()
+            .with_single_cert(vec![self.0.cert.der().clone()], key.into())
+            .expect("the key is the certificate's");
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
 /// The origin; its connections end with it.
 pub(crate) struct Origin {
     pub(crate) address: SocketAddr,
@@ -91,6 +121,18 @@ pub(crate) struct Origin {
 impl Origin {
     /// Answers each request as `reply` says.
     pub(crate) async fn start(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Origin {
+        Self::start_over(None, reply).await
+    }
+
+    /// The same over TLS.
+    pub(crate) async fn start_tls(
+        identity: &Identity,
+        reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Origin {
+        Self::start_over(Some(identity.acceptor()), reply).await
+    }
+
+    async fn start_over(tls: Option<TlsAcceptor>, reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -101,12 +143,21 @@ impl Origin {
             while let Ok((stream, _)) = listener.accept().await {
                 let (reply, counted, log, release) =
                     (Arc::clone(&reply), Arc::clone(&counted), Arc::clone(&log), release.clone());
-                tokio::spawn(serve(stream, release, move |asked| {
+                let answer = move |asked: Asked| {
                     let answer = reply(&asked);
                     log.lock().expect("no holder panics").push(asked);
                     counted.send_modify(|count| *count += 1);
                     answer
-                }));
+                };
+                match tls.clone() {
+                    None => drop(tokio::spawn(serve(stream, release, answer))),
+                    Some(tls) => drop(tokio::spawn(async move {
+                        // One that does not trust us goes away.
+                        if let Ok(stream) = tls.accept(stream).await {
+                            serve(stream, release, answer).await;
+                        }
+                    })),
+                }
             }
         });
         Origin { address, asked, count, released, accepting }
@@ -145,7 +196,11 @@ impl Drop for Origin {
 }
 
 /// One request of one connection. A peer that goes away is none of our business.
-async fn serve(mut stream: TcpStream, mut release: watch::Receiver<bool>, answer: impl FnOnce(Asked) -> Reply) {
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut release: watch::Receiver<bool>,
+    answer: impl FnOnce(Asked) -> Reply,
+) {
     let mut head = Vec::new();
     while !head.windows(4).any(|window| window == b"\r\n\r\n") {
         let mut buffer = [0; 4096];

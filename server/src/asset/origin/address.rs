@@ -16,8 +16,8 @@ pub(super) fn is_public(address: IpAddr) -> bool {
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     let is_special = match a {
-        // "This network", private, loopback.
-        0 | 10 | 127 => true,
+        // "This network", private, loopback; multicast, reserved, broadcast.
+        0 | 10 | 127 | 224.. => true,
         // Between a provider and its customers.
         100 => (64..128).contains(&b),
         // Link-local, which is where clouds answer with credentials.
@@ -28,8 +28,6 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         // Benchmarks, documentation.
         198 => matches!((b, c), (18 | 19, _) | (51, 100)),
         203 => (b, c) == (0, 113),
-        // Multicast, reserved, broadcast.
-        224.. => true,
         _ => false,
     };
     !is_special

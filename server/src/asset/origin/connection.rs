@@ -74,10 +74,12 @@ impl Connector {
         match self.tls.connect(name, stream).await {
             Ok(stream) => handshake(stream).await,
             // A certificate that is not trusted now will not be the next time.
-            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
-                Err(Fault::new(FaultKind::Denied, format!("the connection cannot be trusted: {error}")))
-            }
-            Err(error) => Err(failed(&error)),
+            Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                Some(reason) => {
+                    Err(Fault::new(FaultKind::Denied, format!("the connection cannot be trusted: {reason}")))
+                }
+                None => Err(failed(&error)),
+            },
         }
     }
 

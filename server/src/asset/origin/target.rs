@@ -92,13 +92,11 @@ impl Target {
 
     /// True when the name alone says that it is on this machine or in its networks. Others may turn out to be.
     pub(super) fn is_private_by_name(&self) -> bool {
-        match self.host().parse() {
-            Ok(address) => !is_public(address),
-            Err(_) => {
-                let host = self.host().trim_end_matches('.').to_ascii_lowercase();
-                host == "localhost" || host.ends_with(".localhost")
-            }
+        if let Ok(address) = self.host().parse() {
+            return !is_public(address);
         }
+        let host = self.host().trim_end_matches('.').to_ascii_lowercase();
+        host == "localhost" || host.ends_with(".localhost")
     }
 
     pub(super) fn authority(&self) -> &str {

@@ -135,6 +135,8 @@ impl RemoteAssetService {
     async fn push(&self, kind: AssetKind, fields: PushFields) -> Result<(), Status> {
         let instance = request::instance(&self.cache, &fields.instance_name)?;
         check_uris(&fields.uris)?;
+        // Who may not say what an action results in may not say what a name stands for either.
+        instance.require_action_writes().map_err(status::grpc)?;
         let rule = instance.digest_rule(fields.digest_function).map_err(answer_of)?;
         let digest = request::digest_field(rule, fields.digest_field, fields.digest.as_ref())?;
         let references = |list: &[reapi::Digest]| {

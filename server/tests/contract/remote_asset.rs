@@ -418,7 +418,8 @@ async fn k16_the_digest_function_is_part_of_the_question_and_of_the_answer() {
 
 #[tokio::test]
 async fn an_asset_of_an_isolated_instance_is_of_its_own_blobs() {
-    let options = Options { flags: vec!["--instance", "apart,cas=isolated", "--instance", "*"], ..Options::default() };
+    let options =
+        Options { flags: vec!["--instances", "apart,cas=isolated", "--instances", "*"], ..Options::default() };
     let (_server, shared) = start_with(options).await;
     let apart = shared.instance("apart");
     let digest = shared.store(b"known to all but one").await;
@@ -428,4 +429,18 @@ async fn an_asset_of_an_isolated_instance_is_of_its_own_blobs() {
     apart.store(b"known to all but one").await;
     push_blob(&apart, push_of(&digest, &[URI], &[])).await.expect("PushBlob");
     assert_hit(&fetch_blob(&apart, blob_request(&[URI], &[])).await, "its own");
+}
+
+#[tokio::test]
+async fn an_instance_whose_action_results_are_read_only_takes_no_assets() {
+    let options =
+        Options { flags: vec!["--instances", "readers,actions=read-only", "--instances", "*"], ..Options::default() };
+    let (_server, cache) = start_with(options).await;
+    let readers = cache.instance("readers");
+    let digest = cache.store(b"content").await;
+    let outcome = push_blob(&readers, push_of(&digest, &[URI], &[])).await;
+    assert_code(&outcome, &[Code::PermissionDenied], "PushBlob");
+    // What BuildStream asks each server first is about the request, not about rights.
+    assert_invalid(&push_blob(&readers, PushBlobRequest::default()).await, "PushBlob of nothing");
+    assert_inline(&fetch_blob(&readers, blob_request(&[URI], &[])).await, Code::NotFound, "nothing was pushed");
 }

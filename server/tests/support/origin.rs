@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use base64::Engine as _;
 use rcgen::{CertifiedKey, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -94,7 +95,8 @@ impl Identity {
 
     /// What others need in order to trust it.
     pub(crate) fn pem(&self) -> String {
-        self.0.cert.pem()
+        let certificate = base64::engine::general_purpose::STANDARD.encode(self.0.cert.der());
+        format!("-----BEGIN CERTIFICATE-----\n{certificate}\n-----END CERTIFICATE-----\n")
     }
 
     fn acceptor(&self) -> TlsAcceptor {

@@ -291,9 +291,12 @@ async fn k11_an_asset_whose_content_is_gone_is_not_found() {
 async fn k12_what_an_asset_refers_to_stays_with_it() {
     let (_server, cache) = start_with(Options::without_leases(STORE)).await;
     let digest = cache.store(&bytes(120, 3000)).await;
-    let referenced = cache.store(&bytes(121, 3000)).await;
-    let [top, deep] = [cache.store(b"top").await, cache.store(b"deep").await];
-    let child = directory(&[], &["deep"]);
+    // Large ones, which are evicted when nobody asks for them.
+    let referenced = cache.store(&bytes(121, 3_000_000)).await;
+    let deep = cache.store(&bytes(123, 3_000_000)).await;
+    let file = FileNode { name: "deep".to_owned(), digest: Some(deep.clone()), ..FileNode::default() };
+    let child = Directory { files: vec![file], ..Directory::default() };
+    let top = cache.store(b"top").await;
     let child_digest = cache.store_message(&child).await;
     let root = cache.store_message(&directory(&[("child", &child_digest)], &["top"])).await;
     let absent = absent_digest(12);
@@ -303,7 +306,7 @@ async fn k12_what_an_asset_refers_to_stays_with_it() {
         ..push_of(&digest, &[URI], &[])
     };
     push_blob(&cache, request).await.expect("a reference to what is not there is no reason to refuse");
-    let bystander = cache.store(&bytes(122, 3000)).await;
+    let bystander = cache.store(&bytes(122, 3_000_000)).await;
     eviction_wave(&cache, WAVE_BYTES, async || {
         assert_hit(&fetch_blob(&cache, blob_request(&[URI], &[])).await, "an asset that is asked for all the time");
     })

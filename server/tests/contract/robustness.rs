@@ -123,7 +123,7 @@ async fn an_unknown_grpc_method_is_unimplemented() {
         "/no.such.Service/Method",
         "/build.bazel.remote.execution.v2.ContentAddressableStorage/NoSuchMethod",
         "/build.bazel.remote.execution.v2.Execution/Execute",
-        "/build.bazel.remote.asset.v1.Fetch/FetchBlob",
+        "/build.bazel.remote.asset.v1.Fetch/NoSuchMethod",
         "/google.bytestream.ByteStream/",
     ] {
         let answer = grpc_call(&server, path, &[], grpc_frame(b"")).await.expect("an answer");

@@ -76,6 +76,10 @@ class Server:
                 counts[match.group(1), match.group(2)] += int(match.group(3))
         return counts
 
+    def appended_bytes(self):
+        """How many bytes the store has written so far."""
+        return int(re.search(r"^cask_appended_bytes_total (\d+)$", self.get("/metrics").decode(), re.MULTILINE).group(1))
+
     def complaints(self):
         """What the server logged as a warning or worse while it served: nothing that a sound client does is worth one."""
         complaints, serves = [], False

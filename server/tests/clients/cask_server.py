@@ -78,10 +78,11 @@ class Server:
 
     def appended_bytes(self):
         """How many bytes the store has written so far."""
-        return int(re.search(r"^cask_appended_bytes_total (\d+)$", self.get("/metrics").decode(), re.MULTILINE).group(1))
+        metrics = self.get("/metrics").decode()
+        return int(re.search(r"^cask_appended_bytes_total (\d+)$", metrics, re.MULTILINE).group(1))
 
     def complaints(self):
-        """What the server logged as a warning or worse while it served: nothing that a sound client does is worth one."""
+        """What the server logged as a warning or worse while it served: nothing a sound client does is worth one."""
         complaints, serves = [], False
         for line in self.log_path.read_text(errors="replace").splitlines():
             # Before it serves it may say things about the machine.

@@ -1,7 +1,7 @@
 """The frame of a runner: its command line, its scratch folder, one server a scenario, a line each, the exit code.
 
-A runner gives a preparation (what must be there before anything can be played; it returns the client) and scenarios, each a
-function of `Stage` that raises `Failure` when something does not hold.
+A runner gives a preparation (what must be there before anything can be played; it returns the client) and scenarios,
+each a function of `Stage` that raises `Failure` when something does not hold.
 """
 
 import argparse

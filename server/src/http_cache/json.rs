@@ -52,7 +52,7 @@ mod tests {
     fn json_has_the_fields_by_their_json_names() {
         let digest = Some(Digest { hash: "ab".repeat(32), size_bytes: 1 << 40 });
         let file = OutputFile { path: "out/a".to_owned(), digest, is_executable: true, ..Default::default() };
-        let any = prost_types::Any { type_url: "type.example/Unknown".to_owned(), value: vec![0xff].into() };
+        let any = prost_types::Any { type_url: "type.example/Unknown".to_owned(), value: vec![0xff] };
         let metadata = ExecutedActionMetadata {
             worker: "w".to_owned(),
             auxiliary_metadata: vec![any],

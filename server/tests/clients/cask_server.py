@@ -1,14 +1,17 @@
 """A `cask serve` process under test, for every real client's runner."""
 
+import collections
 import os
 import queue
 import re
 import subprocess
 import threading
 import time
+import urllib.request
 
 START_SECONDS_MAX = 30
 DRAIN_SECONDS_MAX = 15
+HTTP_SECONDS_MAX = 30
 
 
 class Failure(Exception):
@@ -58,6 +61,35 @@ class Server:
                 log.write(raw)
                 log.flush()
         lines.put("")
+
+    def get(self, path):
+        """The body of an answer to a plain HTTP request."""
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=HTTP_SECONDS_MAX) as answer:
+            return answer.read()
+
+    def requests(self):
+        """How many gRPC requests were answered so far, by method and code as in ("FindMissingBlobs", "OK")."""
+        counts = collections.Counter()
+        for line in self.get("/metrics").decode().splitlines():
+            match = re.fullmatch(r'cask_grpc_requests_total\{.*method="(\w+)",code="(\w+)"\} (\d+)', line)
+            if match:
+                counts[match.group(1), match.group(2)] += int(match.group(3))
+        return counts
+
+    def appended_bytes(self):
+        """How many bytes the store has written so far."""
+        metrics = self.get("/metrics").decode()
+        return int(re.search(r"^cask_appended_bytes_total (\d+)$", metrics, re.MULTILINE).group(1))
+
+    def complaints(self):
+        """What the server logged as a warning or worse while it served: nothing a sound client does is worth one."""
+        complaints, serves = [], False
+        for line in self.log_path.read_text(errors="replace").splitlines():
+            # Before it serves it may say things about the machine.
+            serves = serves or 'event="serve.started"' in line
+            if serves and re.match(r"\S+Z\s+(WARN|ERROR) ", line):
+                complaints.append(line)
+        return complaints
 
     def runs(self):
         return self.process is not None and self.process.poll() is None

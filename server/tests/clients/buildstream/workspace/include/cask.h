@@ -1,0 +1,1 @@
+#define CASK 1

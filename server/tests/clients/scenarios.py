@@ -1,0 +1,116 @@
+"""The frame of a runner: its command line, its scratch folder, one server a scenario, a line each, the exit code.
+
+A runner gives a preparation (what must be there before anything can be played; it returns the client) and scenarios,
+each a function of `Stage` that raises `Failure` when something does not hold.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+from cask_server import Failure, Server
+from pypi_client import Unavailable
+
+# The exit code of a runner that could not say anything.
+SKIPPED = 77
+CACHE = pathlib.Path(__file__).resolve().parents[3] / "target" / "clients"
+
+
+@dataclasses.dataclass
+class Stage:
+    """What a scenario plays with: a server that listens on an empty store, the client, an empty folder of its own."""
+
+    server: Server
+    client: object
+    folder: pathlib.Path
+    # What was checked, for the reader of the report.
+    checked: list = dataclasses.field(default_factory=list)
+
+    def says(self, text):
+        self.checked.append(text)
+
+
+def run(name, description, prepare, scenarios):
+    """Plays `scenarios`, a list of functions, against the cask binary that the command line names."""
+    names = [scenario.__name__.replace("_", "-") for scenario in scenarios]
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cask", nargs="?", help="the cask binary")
+    parser.add_argument("--scenario", action="append", choices=names, help="play only this one (may be repeated)")
+    parser.add_argument("--cache", type=pathlib.Path, default=CACHE, help="folder of installed clients")
+    parser.add_argument("--keep", action="store_true", help="keep the scratch folder and say where it is")
+    parser.add_argument("--list", action="store_true", help="print the scenarios and end")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(names))
+        return 0
+    if not options.cask:
+        parser.error("which cask binary?")
+
+    # A caller's time limit ends the script the orderly way too: no server and no scratch folder stay behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f"cask-{name}-"))
+    try:
+        try:
+            client = prepare(options.cache.resolve(), scratch)
+        except Unavailable as missing:
+            print(f"skipped: {missing}")
+            return SKIPPED
+        chosen = [
+            (title, scenario)
+            for title, scenario in zip(names, scenarios)
+            if not options.scenario or title in options.scenario
+        ]
+        failed = sum(not _play(options, scratch, client, title, scenario) for title, scenario in chosen)
+    except Failure as failure:
+        print(f"{name}: {failure}")
+        return 1
+    finally:
+        if options.keep:
+            print(f"kept {scratch}")
+        else:
+            # Clients make what they stored read-only; root does not mind, anybody else does.
+            subprocess.run(["chmod", "-R", "u+w", str(scratch)], check=False)
+            shutil.rmtree(scratch, ignore_errors=True)
+    print(f"{len(chosen) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def _play(options, scratch, client, title, scenario):
+    folder = scratch / title
+    folder.mkdir()
+    server = Server(os.path.abspath(options.cask), folder / "store", scratch / f"{title}.log")
+    stage, problem = Stage(server, client, folder), None
+    started = time.monotonic()
+    try:
+        server.start()
+        scenario(stage)
+        complaints = server.complaints()
+        if complaints:
+            raise Failure("the server complained:\n    " + "\n    ".join(complaints[:10]))
+        server.drain()
+    except (Failure, OSError) as failure:
+        problem = failure
+    except Exception:
+        # What a client said was not of the expected shape, and nobody foresaw it.
+        problem = traceback.format_exc()
+    finally:
+        if server.runs():
+            server.kill()
+    result = "FAILED" if problem else "ok"
+    print(f"{title:24}{time.monotonic() - started:>7.1f} s  {result:8}{'; '.join(stage.checked)}", flush=True)
+    if problem:
+        print(f"  {problem}\n  the server said:\n{_tail(server.log_path)}", flush=True)
+    return problem is None
+
+
+def _tail(path, lines=30):
+    text = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return "\n".join("    " + line for line in text[-lines:]) or "    (nothing)"

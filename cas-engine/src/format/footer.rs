@@ -13,7 +13,7 @@
 
 use cask_index::{Key, Location};
 
-use super::FORMAT_VERSION;
+use super::{FORMAT_VERSION, is_read};
 use super::layout::{get_array, get_u32, get_u64, put_u32, put_u64};
 use super::record::RecordKind;
 
@@ -109,7 +109,7 @@ impl Footer {
         let valid = trailer.len() == TRAILER_BYTES as usize
             && trailer[..VERSION_AT] == MAGIC
             && crc32c::crc32c(&trailer[..CRC_AT]) == get_u32(trailer, CRC_AT)
-            && get_u32(trailer, VERSION_AT) == FORMAT_VERSION;
+            && is_read(get_u32(trailer, VERSION_AT));
         valid.then(|| get_u64(trailer, SEQUENCE_AT))
     }
 

@@ -62,7 +62,10 @@ impl Core {
         Ok(Submission {
             class: LaneClass::Action,
             key: self.keyer.action(instance, action),
-            header: RecordHeader { stamp: self.draw_stamp(), ..header_of(RecordKind::Action, Encoding::Raw, *action, None, &payload) },
+            header: RecordHeader {
+                stamp: self.draw_stamp(),
+                ..header_of(RecordKind::Action, Encoding::Raw, *action, None, &payload)
+            },
             payload,
             publish: Publish::Entry,
             done: None,

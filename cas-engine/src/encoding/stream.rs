@@ -120,8 +120,14 @@ mod tests {
         let one = frame(&raw);
         let many: Vec<u8> = raw.chunks(777).flat_map(frame).chain(frame(&[])).collect();
         for stream in [&one, &many] {
-            for (input_bytes, output_bytes) in [(1, 1), (1, 100_000), (100_000, 1), (7, 13), (1000, 50_000), (99_999, 99_999)] {
-                assert_eq!(decode(stream, input_bytes, output_bytes).as_ref(), Ok(&raw), "{input_bytes} {output_bytes}");
+            for (input_bytes, output_bytes) in
+                [(1, 1), (1, 100_000), (100_000, 1), (7, 13), (1000, 50_000), (99_999, 99_999)]
+            {
+                assert_eq!(
+                    decode(stream, input_bytes, output_bytes).as_ref(),
+                    Ok(&raw),
+                    "{input_bytes} {output_bytes}"
+                );
             }
         }
         assert_eq!(decode(&[], 1, 1), Ok(vec![]));

@@ -13,9 +13,9 @@
 
 use cask_index::{Key, Location};
 
-use super::{FORMAT_VERSION, is_read};
 use super::layout::{get_array, get_u32, get_u64, put_u32, put_u64};
 use super::record::RecordKind;
+use super::{FORMAT_VERSION, is_read};
 
 const MAGIC: [u8; 8] = *b"CASKFOOT";
 const VERSION_AT: usize = MAGIC.len();

@@ -13,8 +13,8 @@
 //! The header stands twice, in sectors of their own: a damaged one must not cost a segment that has no footer yet. Segments
 //! begun before there was a second copy have zeros there.
 
-use super::{FORMAT_VERSION, is_read};
 use super::layout::{get_array, get_u32, get_u64, put_u32, put_u64};
+use super::{FORMAT_VERSION, is_read};
 
 const MAGIC: [u8; 8] = *b"CASKSEGM";
 const VERSION_AT: usize = MAGIC.len();

@@ -12,8 +12,8 @@
 
 use std::collections::HashMap;
 
-use super::{FORMAT_VERSION, is_read};
 use super::layout::{get_u32, get_u64, put_u32, put_u64};
+use super::{FORMAT_VERSION, is_read};
 
 const MAGIC: [u8; 8] = *b"CASKTOUC";
 const HEADER_BYTES: usize = 40;

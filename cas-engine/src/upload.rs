@@ -16,7 +16,7 @@ use cask_index::{Digest, Hasher};
 use crate::commit_queue::{Completion, Publish, Submission};
 use crate::config::Compression;
 use crate::core::Core;
-use crate::encoding;
+use crate::encoding::{self, INLINE_ENCODE_BYTES_MAX};
 use crate::error::EngineError;
 use crate::format::record::{Encoding, PartTag, RecordHeader, RecordKind, payload_checksum};
 use crate::format::segment::LaneClass;
@@ -126,12 +126,6 @@ impl Upload {
         self.staged.extend_from_slice(data);
         self.received_bytes += data.len() as u64;
         Ok(())
-    }
-
-    /// Whether submitting a part or the rest is work for the processor (more than a checksum): not for a thread that must
-    /// not be held up.
-    pub fn compresses(&self) -> bool {
-        self.core.plan.compression != Compression::Off
     }
 
     /// Hands the full part to the writer.
@@ -308,6 +302,15 @@ enum Rest {
 }
 
 impl Verified {
+    /// Submitting it is more work than a checksum: not for a thread that must not be held up.
+    pub fn takes_a_while(&self) -> bool {
+        let raw_bytes = match &self.rest {
+            Rest::Raw(raw) | Rest::Large { last: FullPart { raw, .. }, .. } => raw.len(),
+            Rest::Zstd(_) => 0,
+        };
+        self.core.plan.compression != Compression::Off && raw_bytes > INLINE_ENCODE_BYTES_MAX
+    }
+
     /// Encodes what is left and hands it to the writer; see [`Upload::finish`].
     pub fn submit(self, done: Completion) {
         let Self { core, digest, rest } = self;

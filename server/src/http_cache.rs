@@ -17,7 +17,7 @@ use tonic::body::Body;
 
 use self::body::{IncomingBody, blob_body};
 use self::target::{Target, TargetError, TargetKind};
-use crate::cache::{Cache, InlineOptions, too_slow};
+use crate::cache::{Cache, InlineOptions, Wire, too_slow};
 use crate::observe::pages::text;
 use crate::observe::requests::HttpRoute;
 use crate::status::Answer;
@@ -186,7 +186,7 @@ impl HttpCache {
 
     async fn get_blob(&self, unsized_digest: Digest) -> Result<Response<Body>, Refusal> {
         let digest = self.find(unsized_digest).await?;
-        let blob = self.cache.read(&digest, 0, None).await?;
+        let blob = self.cache.read(&digest, 0, None, Wire::Plain).await?;
         let size_bytes = blob.size_bytes();
         let mut response = Response::new(blob_body(blob));
         describe(response.headers_mut(), size_bytes);

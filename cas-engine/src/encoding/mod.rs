@@ -25,6 +25,10 @@ use crate::format::record::{Encoding, RecordHeader};
 /// Larger raw payloads are decoded only by threads that may wait: below, a hop to one costs as much as the work.
 pub const INLINE_DECODE_BYTES_MAX: u64 = 64 << 10;
 
+/// Larger raw payloads are compressed, and client's streams checked, only by threads that may wait. Both cost more than
+/// decoding.
+pub const INLINE_ENCODE_BYTES_MAX: usize = 32 << 10;
+
 /// Below this nothing is gained: records come in units of 64 bytes, and so little is read in no time.
 const COMPRESSED_RAW_BYTES_MIN: usize = 512;
 /// What is compressed first of a payload, to see whether the rest is worth it.

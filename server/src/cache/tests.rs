@@ -18,7 +18,7 @@ use sha2::Digest as _;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::{ActionError, Cache, InlineOptions, StartError};
+use super::{ActionError, Cache, InlineOptions, StartError, Wire};
 use crate::access::instances::Instances;
 use crate::access::limits::Limits;
 
@@ -93,12 +93,12 @@ impl Fixture {
 
     async fn store(&self, data: &[u8]) -> Digest {
         let digest = digest_of(data);
-        self.drive(self.cache.put(digest, data)).await.unwrap();
+        self.drive(self.cache.put(digest, Bytes::copy_from_slice(data))).await.unwrap();
         digest
     }
 
     async fn read(&self, digest: &Digest, offset: u64, limit: Option<u64>) -> Vec<u8> {
-        let mut stream = self.cache.read(digest, offset, limit).await.unwrap();
+        let mut stream = self.cache.read(digest, offset, limit, Wire::Plain).await.unwrap();
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next_chunk().await.unwrap() {
             assert!(!chunk.is_empty());
@@ -509,7 +509,7 @@ async fn before_the_index_is_complete_clients_are_told_to_come_again() {
     };
     assert_eq!(find_missing().unwrap_err().code(), tonic::Code::Unavailable);
     assert_eq!(get().await, StatusCode::SERVICE_UNAVAILABLE);
-    let error = fixture.cache.put(digest_of(b"new"), b"new").await.unwrap_err();
+    let error = fixture.cache.put(digest_of(b"new"), Bytes::from_static(b"new")).await.unwrap_err();
     assert!(matches!(error, EngineError::Loading), "{error}");
 
     fixture.stepper.load();

@@ -16,7 +16,7 @@ pub enum Durability {
     Synced,
 }
 
-/// Whether the store compresses what it is given as it is. Blobs that come as zstd may be stored so either way.
+/// Whether the store compresses what comes as it is. What comes as zstd is stored as zstd either way, where that pays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     /// Never.

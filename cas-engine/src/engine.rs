@@ -242,7 +242,7 @@ impl Engine {
     /// As `put`, for a blob that comes as a whole zstd stream; all of it is decoded in memory, so the caller bounds the
     /// digest's size. Work for the processor.
     pub fn put_zstd(&self, digest: Digest, stream: &[u8], done: Completion) {
-        self.put_with(digest, done, |upload, done| {
+        self.put_with(digest, done, |mut upload, done| {
             if upload.is_one_record() {
                 return upload.finish_zstd(stream.to_vec(), done);
             }
@@ -250,6 +250,7 @@ impl Engine {
                 let found = format!("what was sent is no zstd stream of {} bytes", digest.size_bytes());
                 return Err(EngineError::Mismatch { expected: digest, found });
             };
+            upload.prefer_compressed();
             append_all(upload, &raw)?.finish(done)
         });
     }
@@ -306,7 +307,7 @@ impl Engine {
         crate::namespaces::of_name(&*self.core().disk, name)
     }
 
-    /// Whether uploads are compressed: then finishing a part or a blob is work for the processor.
+    /// Whether uploads that come as they are get compressed: then finishing a part or a blob is work for the processor.
     pub fn compresses(&self) -> bool {
         self.core().plan.compression != Compression::Off
     }

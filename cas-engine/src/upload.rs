@@ -46,6 +46,7 @@ pub struct Upload {
     staged: Vec<u8>,
     large: Option<Arc<LargeUpload>>,
     part_count: u32,
+    compression: Compression,
 }
 
 impl Upload {
@@ -76,6 +77,7 @@ impl Upload {
             staged: Vec::with_capacity(digest.size_bytes().min(STAGING_BYTES_FIRST) as usize),
             large,
             part_count: 0,
+            compression: core.plan.compression,
         }))
     }
 
@@ -128,6 +130,17 @@ impl Upload {
         Ok(())
     }
 
+    /// The blob comes compressed, so those who read it will likely want it so: it is stored compressed where that pays,
+    /// whatever the options say.
+    pub fn prefer_compressed(&mut self) {
+        self.compression = Compression::Zstd;
+    }
+
+    /// Whether a part is compressed before it is queued: then submitting one is work for the processor.
+    pub fn compresses(&self) -> bool {
+        self.compression != Compression::Off
+    }
+
     /// Hands the full part to the writer.
     pub fn flush_part(&mut self, done: Completion) {
         self.take_part().submit(done);
@@ -149,6 +162,7 @@ impl Upload {
             digest: self.digest,
             large: Arc::clone(large),
             number,
+            compression: self.compression,
             raw: std::mem::take(&mut self.staged),
         }
     }
@@ -178,7 +192,7 @@ impl Upload {
         } else {
             Rest::Raw(std::mem::take(&mut self.staged))
         };
-        Ok(Verified { core: Arc::clone(&self.core), digest: self.digest, rest })
+        Ok(Verified { core: Arc::clone(&self.core), digest: self.digest, compression: self.compression, rest })
     }
 
     /// Whether the blob is one record, which is what [`Upload::finish_zstd`] takes.
@@ -186,8 +200,8 @@ impl Upload {
         self.large.is_none()
     }
 
-    /// Stores a whole blob that came as a zstd stream: decodes and verifies it, and keeps the stream as it is if that is
-    /// the smaller thing to store and every reader can be given it. For blobs of one record, of which nothing was appended
+    /// Stores a whole blob that came as a zstd stream: decodes and verifies it, and keeps the stream as it is if that
+    /// pays and every reader can be given it. For blobs of one record, of which nothing was appended
     /// (else it panics: the caller's broken invariant). Work for the processor. `done` as for `finish`.
     ///
     /// # Errors
@@ -204,7 +218,8 @@ impl Upload {
         self.require_hash(hasher)?;
         let is_kept = encoding::pays(stream.len(), raw.len()) && encoding::is_for_every_reader(&stream);
         let rest = if is_kept { Rest::Zstd(stream) } else { Rest::Raw(raw) };
-        Verified { core: Arc::clone(&self.core), digest: self.digest, rest }.submit(done);
+        let compression = Compression::Zstd;
+        Verified { core: Arc::clone(&self.core), digest: self.digest, compression, rest }.submit(done);
         Ok(())
     }
 
@@ -235,6 +250,7 @@ pub struct FullPart {
     digest: Digest,
     large: Arc<LargeUpload>,
     number: u32,
+    compression: Compression,
     raw: Vec<u8>,
 }
 
@@ -267,9 +283,9 @@ impl FullPart {
     }
 
     fn hand_over(self, done: Option<Completion>) {
-        let Self { core, digest, large, number, raw } = self;
+        let Self { core, digest, large, number, compression, raw } = self;
         let tag = PartTag { nonce: large.nonce(), number };
-        let (encoding, payload) = encoding::encode(core.plan.compression, raw);
+        let (encoding, payload) = encoding::encode(compression, raw);
         core.queue.submit(
             Submission {
                 class: LaneClass::Large,
@@ -289,6 +305,7 @@ impl FullPart {
 pub struct Verified {
     core: Arc<Core>,
     digest: Digest,
+    compression: Compression,
     rest: Rest,
 }
 
@@ -308,18 +325,18 @@ impl Verified {
             Rest::Raw(raw) | Rest::Large { last: FullPart { raw, .. }, .. } => raw.len(),
             Rest::Zstd(_) => 0,
         };
-        self.core.plan.compression != Compression::Off && raw_bytes > INLINE_ENCODE_BYTES_MAX
+        self.compression != Compression::Off && raw_bytes > INLINE_ENCODE_BYTES_MAX
     }
 
     /// Encodes what is left and hands it to the writer; see [`Upload::finish`].
     pub fn submit(self, done: Completion) {
-        let Self { core, digest, rest } = self;
+        let Self { core, digest, compression, rest } = self;
         if core.contains(&digest) {
             return done(Ok(()));
         }
         let (encoding, payload) = match rest {
             Rest::Large { last, part_count } => return last.submit_with_head(part_count, done),
-            Rest::Raw(raw) => encoding::encode(core.plan.compression, raw),
+            Rest::Raw(raw) => encoding::encode(compression, raw),
             Rest::Zstd(stream) => (Encoding::Zstd, stream),
         };
         core.queue.submit(

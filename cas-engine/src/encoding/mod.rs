@@ -175,6 +175,32 @@ fn window_bytes(header: &[u8]) -> Option<u64> {
     Some(base + base / 8 * u64::from(window & 7))
 }
 
+/// What the beginning of a zstd stream says of the size of its first frame's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentSize {
+    /// So many bytes.
+    Told(u64),
+    /// The frame does not tell.
+    Untold,
+    /// The header is longer than what was looked at.
+    NeedsMore,
+    /// There is no frame.
+    NoFrame,
+}
+
+/// Longest header of a frame, its magic included.
+const FRAME_HEADER_BYTES_MAX: usize = 18;
+
+/// Looks at the first frame's header.
+pub fn content_size(beginning: &[u8]) -> ContentSize {
+    match zstd_safe::get_frame_content_size(beginning) {
+        Ok(Some(size_bytes)) => ContentSize::Told(size_bytes),
+        Ok(None) => ContentSize::Untold,
+        Err(_) if beginning.len() < FRAME_HEADER_BYTES_MAX => ContentSize::NeedsMore,
+        Err(_) => ContentSize::NoFrame,
+    }
+}
+
 fn stream_decoder_context(window_log_max: u32) -> Option<DCtx<'static>> {
     let mut context = DCtx::try_create()?;
     context.set_parameter(DParameter::WindowLogMax(window_log_max)).ok()?;

@@ -8,7 +8,7 @@
 //!                     (stored)                                               (stored)
 //! ```
 //! A small blob's stream is held as it comes, since it may be what is stored. A large one's is decoded as it arrives, into
-//! the session of a plain upload; what comes out is bounded by the digest's size, whatever the stream says. All of it is
+//! the session of a plain upload, which is told to compress its parts; what comes out is bounded by the digest's size, whatever the stream says. All of it is
 //! paid for from the staging budget: a stream that is held together with what it decodes to, a decoder's window as far as bytes
 //! can have gone through it. A window is paid for before the first part is, so that an upload that waits holds nothing.
 //!
@@ -60,7 +60,8 @@ impl Cache {
         &self,
         digest: Digest,
     ) -> Result<Option<CompressedUpload>, EngineError> {
-        let Some(session) = self.begin_upload(digest).await? else { return Ok(None) };
+        let Some(mut session) = self.begin_upload(digest).await? else { return Ok(None) };
+        session.prefer_compressed();
         let form = if session.is_one_record() {
             let size_bytes = digest.size_bytes();
             let room = self.stage((2 * size_bytes + HELD_SLACK_BYTES) as usize).await?;

@@ -151,14 +151,25 @@ impl Cache {
 }
 
 impl BlobStream {
-    /// The whole blob's size, whatever part of it this stream yields.
-    pub(crate) fn size_bytes(&self) -> u64 {
-        self.blob.size_bytes()
-    }
-
     /// Bytes of the blob still to come.
     pub(crate) fn remaining_bytes(&self) -> u64 {
         self.end.saturating_sub(self.position)
+    }
+
+    /// The same bytes as they are, for a reader of zstd that has not been given any.
+    pub(crate) fn plain(self) -> Self {
+        Self { wire: Wire::Plain, ..self }
+    }
+
+    /// Bytes that the stream will yield on the wire, where that is known before it is read.
+    pub(crate) fn wire_bytes(&self) -> Option<u64> {
+        match (self.wire, &self.looked_at) {
+            (Wire::Plain, _) => Some(self.remaining_bytes()),
+            (Wire::Zstd, Some(stored)) if stored.raw_range() == (self.position..self.end) => {
+                Some(stored.stored_bytes() as u64)
+            }
+            (Wire::Zstd, _) => None,
+        }
     }
 
     /// Whether the next bytes are stored as zstd. May wait for the disk. Cancel-safe.

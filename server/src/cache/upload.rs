@@ -171,6 +171,11 @@ impl UploadSession {
         outcome(stored).await
     }
 
+    /// The blob comes compressed: it is to be stored so, part by part, where that pays.
+    pub(super) fn prefer_compressed(&mut self) {
+        self.staged.upload.prefer_compressed();
+    }
+
     /// Whether the blob is one record in the store.
     pub(super) fn is_one_record(&self) -> bool {
         self.staged.upload.is_one_record()
@@ -193,7 +198,7 @@ impl UploadSession {
     async fn flush_part(&mut self) -> Result<(), EngineError> {
         self.settle().await?;
         // Before the part is taken out of the upload: the wait may be cut short.
-        let turn = if self.cache.engine().compresses() { Some(self.cache.coder().await) } else { None };
+        let turn = if self.staged.upload.compresses() { Some(self.cache.coder().await) } else { None };
         let permit = self.staged.part.take().map(|(holding, _)| holding.into_permit());
         let (done, written) = completion(permit);
         self.staged.in_flight = Some(written);

@@ -66,8 +66,9 @@ pub(crate) fn decode_record<'a>(
     decode(header.encoding, payload, header.raw_length_bytes(part_size_bytes))
 }
 
-/// The caller knows that `raw_length_bytes` is no more than a part's.
-pub(crate) fn decode_zstd(stream: &[u8], raw_length_bytes: usize) -> Option<Vec<u8>> {
+/// The `raw_length_bytes` bytes of a whole zstd stream; `None` when it is not one of exactly so many. They are allocated at
+/// once: the caller has bounded them.
+pub fn decode_zstd(stream: &[u8], raw_length_bytes: usize) -> Option<Vec<u8>> {
     let kept = DECOMPRESSORS.lock().pop();
     let mut context = kept.or_else(DCtx::try_create)?;
     let mut raw = Vec::with_capacity(raw_length_bytes);
@@ -146,7 +147,7 @@ fn keep<C: Context>(kept: &Mutex<Vec<C>>, mut context: C) {
 
 /// Whether every reader can be given this stream (which is known to decode): frames of moderate windows and nothing else.
 /// Skippable frames say nothing and may be as long as they like.
-pub(crate) fn is_for_every_reader(mut stream: &[u8]) -> bool {
+pub fn is_for_every_reader(mut stream: &[u8]) -> bool {
     const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
     while !stream.is_empty() {
         if !stream.starts_with(&MAGIC) {

@@ -29,8 +29,11 @@ const HELD_SLACK_BYTES: u64 = 4 * 1024;
 const HELD_BYTES_FIRST: u64 = 64 * 1024;
 /// What is decoded at once.
 const DECODED_BYTES: usize = 64 * 1024;
-/// The largest window a frame may have, as a power of two: what decoders take that are not told otherwise.
+/// The largest window a frame may have, as a power of two: what decoders take that are not told otherwise. Less where the
+/// staging budget is small: half of it.
 const WINDOW_LOG_MAX: u32 = 27;
+/// The smallest there is.
+const WINDOW_LOG_MIN: u32 = 10;
 
 /// See the module's head.
 pub(crate) struct CompressedUpload {
@@ -74,7 +77,10 @@ impl Cache {
 
     async fn begin_decoding(&self, digest: &Digest) -> Result<Decoding, EngineError> {
         let room = self.stage(DECODED_BYTES).await?;
-        let decoder = ZstdDecoder::new(WINDOW_LOG_MAX).map_err(|fault| refusal(digest, fault))?;
+        // A window that would never be paid for is refused for good.
+        let window_bytes_max = (self.limits().staged_bytes_max / 2).max(1);
+        let window_log_max = window_bytes_max.ilog2().clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
+        let decoder = ZstdDecoder::new(window_log_max).map_err(|fault| refusal(digest, fault))?;
         let decoded = vec![0; DECODED_BYTES].into();
         Ok(Decoding { decoder, decoded, rooms: vec![room], paid_bytes: DECODED_BYTES })
     }

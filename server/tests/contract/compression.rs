@@ -9,6 +9,7 @@ use tonic::Code;
 
 use crate::start_with;
 use crate::support::blob::{absent_digest, blob, bytes, digest_of, empty_digest, uuid, with_size};
+use crate::support::damage;
 use crate::support::grpc::{Cache, assert_code, assert_invalid, piece, update_item, write_messages};
 use crate::support::http::{Answer, request, send};
 use crate::support::process::{Options, Server};
@@ -395,6 +396,46 @@ async fn g_windows_that_decoders_do_not_take_are_refused() {
         assert_invalid(&upload(&cache, &digest, &stream).await, &format!("a window of 2^{window_log}"));
     }
     upload(&cache, &digest, &zstd_streamed(&data, 27)).await.expect("what decoders take");
+}
+
+/// Frames of a stream, one after another.
+fn frames(mut stream: &[u8]) -> Vec<&[u8]> {
+    let mut frames = Vec::new();
+    while !stream.is_empty() {
+        let length = zstd::zstd_safe::find_frame_compressed_size(stream).expect("a frame");
+        let (frame, rest) = stream.split_at(length);
+        frames.push(frame);
+        stream = rest;
+    }
+    frames
+}
+
+#[tokio::test]
+async fn f_a_damaged_stored_stream_is_never_served() {
+    let (server, cache) = start_with(Options::default()).await;
+    let (small, large) = (text(400, 100_000), text(401, 4 * PART));
+    let (small_digest, large_digest) = (digest_of(&small), digest_of(&large));
+    let mut stored = Vec::new();
+    for data in [&small, &large] {
+        upload(&cache, &digest_of(data), &zstd(data)).await.expect("Write");
+        stored.push(cache.read_range(&read_name(&digest_of(data)), 0, 0).await.expect("Read"));
+    }
+    let parts = frames(&stored[1]);
+    assert_eq!(parts.len(), 4, "a frame a record");
+    // Under the running server: at a start, what is damaged in an open segment is not even entered.
+    assert_eq!(damage::flip_a_bit(&server, &stored[0], 1000), 1, "the small blob's stream is in a segment");
+    assert_eq!(damage::flip_a_bit(&server, parts[2], 1000), 1, "and the large one's third part");
+
+    assert_code(&cache.read_range(&read_name(&small_digest), 0, 0).await, &[Code::NotFound], "compressed");
+    assert_code(&cache.read(&small_digest).await, &[Code::NotFound], "plain");
+    assert!(!cache.is_present(&small_digest).await);
+    // Half of it went out before: that must not look like an end.
+    assert_code(&cache.read_range(&read_name(&large_digest), 0, 0).await, &[Code::DataLoss], "compressed");
+    assert_code(&cache.read(&large_digest).await, &[Code::NotFound], "and gone from then on");
+    for data in [&small, &large] {
+        upload(&cache, &digest_of(data), &zstd(data)).await.expect("Write");
+        assert!(cache.read(&digest_of(data)).await.expect("Read") == *data);
+    }
 }
 
 fn zstd_item(digest: &Digest, data: &[u8]) -> batch_update_blobs_request::Request {

@@ -227,6 +227,28 @@ fn scrub(store: &Store) {
     }
 }
 
+#[test]
+fn sound_encoded_records_are_sound_to_the_scrubber_and_to_fsck() {
+    let mut options = compressing(16);
+    options.scrub_period = Duration::from_secs(14 * 24 * 3600);
+    let store = Store::new(options);
+    let raws = [text(1, 5_000), text(2, 3 * PART + 700), [text(3, PART), data(4, PART)].concat()];
+    for raw in &raws {
+        store.put(raw).unwrap();
+    }
+    let sent = text(5, 40_000);
+    put_zstd(&store, sha256(&sent), &zstd(&sent)).unwrap();
+    scrub(&store);
+    let stats = store.engine().stats();
+    assert_eq!((stats.corrupt_records_total, stats.scrubbed_records_total), (0, 4));
+    assert!(raws.iter().chain([&sent]).all(|raw| store.present(&sha256(raw))));
+    store.stepper().close().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(store.folder.path(), copy.path());
+    let report = fsck::check(copy.path(), fsck::CheckOptions::default()).unwrap();
+    assert!(report.is_clean(), "{report:?}");
+}
+
 /// What a faulty machine wrote: a stream with the right checksum that does not decode, or decodes to something else.
 #[test]
 fn a_stored_stream_that_is_not_its_blob_is_a_miss_for_readers_the_scrubber_and_fsck() {

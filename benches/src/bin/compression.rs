@@ -77,7 +77,7 @@ fn per_gb(bytes: u64, mut work: impl FnMut(usize)) -> f64 {
         .map(|round| {
             let before = cpu_time();
             work(round);
-            cpu_time() - before
+            cpu_time().saturating_sub(before)
         })
         .collect();
     spent.sort_unstable();

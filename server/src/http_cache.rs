@@ -18,7 +18,7 @@ use prost::Message;
 use tonic::body::Body;
 
 use self::body::{IncomingBody, blob_body};
-use self::coding::Coding;
+use self::coding::{Coding, NotASize};
 use self::target::{Target, TargetError, TargetKind};
 use crate::cache::{BlobStream, Cache, InlineOptions, Wire, too_slow};
 use crate::observe::pages::text;
@@ -255,8 +255,8 @@ impl HttpCache {
         B::Error: std::fmt::Display,
     {
         let mut beginning = BytesMut::new();
-        let size_bytes = match coding::told_size_bytes(headers) {
-            Some(told) => told.ok_or(Refusal::NoDecodedLength)?,
+        let size_bytes = match coding::told_size_bytes(headers).map_err(|NotASize| Refusal::NoDecodedLength)? {
+            Some(size_bytes) => size_bytes,
             None => loop {
                 match coding::size_of_stream(&beginning) {
                     ContentSize::Told(size_bytes) => break size_bytes,

@@ -43,10 +43,15 @@ pub(super) fn accepts_zstd(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The size that a header tells; `Some(None)`: there is one and it makes no sense.
-pub(super) fn told_size_bytes(headers: &HeaderMap) -> Option<Option<u64>> {
-    let value = headers.get(SIZE_HEADER)?;
-    Some(value.to_str().ok().and_then(|value| value.trim().parse().ok()))
+/// A size that is no number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NotASize;
+
+/// The size that a header tells, if there is one.
+pub(super) fn told_size_bytes(headers: &HeaderMap) -> Result<Option<u64>, NotASize> {
+    let Some(value) = headers.get(SIZE_HEADER) else { return Ok(None) };
+    let size_bytes = value.to_str().ok().and_then(|value| value.trim().parse().ok());
+    size_bytes.map(Some).ok_or(NotASize)
 }
 
 /// The size that the beginning of a zstd stream tells: of its first frame, which is all there is where somebody compressed
@@ -61,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    fn headers(name: header::HeaderName, values: &[&'static str]) -> HeaderMap {
+    fn headers(name: &header::HeaderName, values: &[&'static str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
     }
 
@@ -79,7 +84,7 @@ mod tests {
             (&["gzip, zstd-custom, xzstd"][..], false),
             (&["identity"][..], false),
         ] {
-            assert_eq!(accepts_zstd(&headers(header::ACCEPT_ENCODING, values)), accepted, "{values:?}");
+            assert_eq!(accepts_zstd(&headers(&header::ACCEPT_ENCODING, values)), accepted, "{values:?}");
         }
     }
 
@@ -94,7 +99,7 @@ mod tests {
             (&["zstd, zstd"][..], None),
             (&[""][..], None),
         ] {
-            assert_eq!(of_body(&headers(header::CONTENT_ENCODING, values)), coding, "{values:?}");
+            assert_eq!(of_body(&headers(&header::CONTENT_ENCODING, values)), coding, "{values:?}");
         }
     }
 
@@ -102,13 +107,13 @@ mod tests {
     fn a_told_size_is_a_number() {
         let name = header::HeaderName::from_static(SIZE_HEADER);
         for (values, told) in [
-            (&[][..], None),
-            (&["12"][..], Some(Some(12))),
-            (&["-1"][..], Some(None)),
-            (&["many"][..], Some(None)),
-            (&[""][..], Some(None)),
+            (&[][..], Ok(None)),
+            (&["12"][..], Ok(Some(12))),
+            (&["-1"][..], Err(NotASize)),
+            (&["many"][..], Err(NotASize)),
+            (&[""][..], Err(NotASize)),
         ] {
-            assert_eq!(told_size_bytes(&headers(name.clone(), values)), told, "{values:?}");
+            assert_eq!(told_size_bytes(&headers(&name, values)), told, "{values:?}");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::commit_queue::{Completion, Publish, Submission};
 use crate::core::{Core, Looked};
 use crate::error::EngineError;
 use crate::format::action::{self, ActionPayload};
-use crate::format::record::{RecordHeader, RecordKind};
+use crate::format::record::{Encoding, RecordHeader, RecordKind};
 use crate::format::segment::LaneClass;
 use crate::upload::header_of;
 
@@ -62,7 +62,10 @@ impl Core {
         Ok(Submission {
             class: LaneClass::Action,
             key: self.keyer.action(instance, action),
-            header: RecordHeader { stamp: self.draw_stamp(), ..header_of(RecordKind::Action, *action, None, &payload) },
+            header: RecordHeader {
+                stamp: self.draw_stamp(),
+                ..header_of(RecordKind::Action, Encoding::Raw, *action, None, &payload)
+            },
             payload,
             publish: Publish::Entry,
             done: None,

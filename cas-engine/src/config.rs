@@ -16,6 +16,15 @@ pub enum Durability {
     Synced,
 }
 
+/// Whether the store compresses what comes as it is. What comes as zstd is stored as zstd either way, where that pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Never.
+    Off,
+    /// Payloads of blobs become zstd frames, each on its own, where that saves an eighth.
+    Zstd,
+}
+
 /// How a store is opened.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -27,6 +36,8 @@ pub struct EngineOptions {
     pub lease_floor: Duration,
     /// When an upload is acknowledged.
     pub durability: Durability,
+    /// Whether it compresses what it is given.
+    pub compression: Compression,
     /// How batches of writes reach the disk.
     pub disk_adapter: DiskAdapter,
     /// Size of one segment file, a power of two; `None`: chosen from `max_size_bytes`. Used when the store is made,
@@ -41,13 +52,14 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    /// Defaults (lease 4 h, floor 10 min, `Written`, scrubbed in 14 days) for a store of `max_size_bytes`.
+    /// Defaults (lease 4 h, floor 10 min, `Written`, no compression, scrubbed in 14 days) for a store of `max_size_bytes`.
     pub fn new(max_size_bytes: u64) -> Self {
         Self {
             max_size_bytes,
             lease: Duration::from_secs(4 * 3600),
             lease_floor: Duration::from_secs(600),
             durability: Durability::Written,
+            compression: Compression::Off,
             disk_adapter: DiskAdapter::Auto,
             segment_size_bytes: None,
             index_capacity: None,
@@ -114,6 +126,7 @@ impl Geometry {
 pub(crate) struct Plan {
     pub(crate) geometry: Geometry,
     pub(crate) durability: Durability,
+    pub(crate) compression: Compression,
     pub(crate) max_size_bytes: u64,
     pub(crate) segment_count_max: u32,
     pub(crate) index_capacity: u64,
@@ -163,6 +176,7 @@ impl Plan {
         Ok(Self {
             geometry,
             durability: options.durability,
+            compression: options.compression,
             max_size_bytes: options.max_size_bytes,
             segment_count_max: segment_count as u32,
             index_capacity,

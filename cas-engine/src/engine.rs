@@ -14,11 +14,12 @@ use crate::background::Background;
 use crate::blob::Blob;
 use crate::clock::Clock;
 use crate::commit_queue::{CommitQueue, Completion};
-use crate::config::{EngineOptions, Geometry, Plan};
+use crate::config::{Compression, EngineOptions, Geometry, Plan};
 use crate::core::{Core, CrashProtection};
 use crate::counters::{Counters, EngineStats, read};
 use crate::disk::Disk;
 use crate::disk::folder::FolderDisk;
+use crate::encoding;
 use crate::error::{EngineError, NamespaceError, OpenError};
 use crate::format::superblock::{Superblock, SuperblockError};
 use crate::format::touches::TouchSnapshot;
@@ -235,30 +236,47 @@ impl Engine {
 
     /// One whole blob: begin, append, finish. `done` runs exactly once, also for errors found at once.
     pub fn put(&self, digest: Digest, data: &[u8], done: Completion) {
-        let mut upload = match self.begin_upload(digest) {
+        self.put_with(digest, done, |upload, done| append_all(upload, data)?.finish(done));
+    }
+
+    /// As `put`, for a blob that comes as a whole zstd stream; all of it is decoded in memory, so the caller bounds the
+    /// digest's size. Work for the processor.
+    pub fn put_zstd(&self, digest: Digest, stream: &[u8], done: Completion) {
+        self.put_with(digest, done, |mut upload, done| {
+            if upload.is_one_record() {
+                return upload.finish_zstd(stream.to_vec(), done);
+            }
+            let Some(raw) = encoding::decode_zstd(stream, digest.size_bytes() as usize) else {
+                let found = format!("what was sent is no zstd stream of {} bytes", digest.size_bytes());
+                return Err(EngineError::Mismatch { expected: digest, found });
+            };
+            upload.prefer_compressed();
+            append_all(upload, &raw)?.finish(done)
+        });
+    }
+
+    fn put_with(
+        &self,
+        digest: Digest,
+        done: Completion,
+        finish: impl FnOnce(Upload, Completion) -> Result<(), EngineError>,
+    ) {
+        let upload = match self.begin_upload(digest) {
             Ok(BeginUpload::Present) => return done(Ok(())),
             Ok(BeginUpload::Upload(upload)) => upload,
             Err(error) => return done(Err(error)),
         };
-        let mut rest = data;
-        while !rest.is_empty() {
-            if upload.needs_flush() {
-                upload.flush_part(Box::new(|_| {}));
-            }
-            let (piece, tail) = rest.split_at(rest.len().min(upload.part_room_bytes()));
-            if let Err(error) = upload.append(piece) {
-                return done(Err(error));
-            }
-            rest = tail;
-        }
         // `finish` drops the completion unused when it refuses; the caller is still owed an answer.
         let done = Arc::new(Mutex::new(Some(done)));
         let later = Arc::clone(&done);
-        let finished = upload.finish(Box::new(move |outcome| {
-            if let Some(done) = later.lock().take() {
-                done(outcome);
-            }
-        }));
+        let finished = finish(
+            upload,
+            Box::new(move |outcome| {
+                if let Some(done) = later.lock().take() {
+                    done(outcome);
+                }
+            }),
+        );
         if let Err(error) = finished
             && let Some(done) = done.lock().take()
         {
@@ -287,6 +305,11 @@ impl Engine {
     /// Nothing of the instance may be served then.
     pub fn namespace(&self, name: &str) -> Result<Namespace, NamespaceError> {
         crate::namespaces::of_name(&*self.core().disk, name)
+    }
+
+    /// Whether uploads that come as they are get compressed: then finishing a part or a blob is work for the processor.
+    pub fn compresses(&self) -> bool {
+        self.core().plan.compression != Compression::Off
     }
 
     /// Largest blob that is accepted.
@@ -349,6 +372,18 @@ impl Engine {
     pub fn close(&self) -> Result<(), EngineError> {
         self.inner.close()
     }
+}
+
+fn append_all(mut upload: Upload, mut rest: &[u8]) -> Result<Upload, EngineError> {
+    while !rest.is_empty() {
+        if upload.needs_flush() {
+            upload.flush_part(Box::new(|_| {}));
+        }
+        let (piece, tail) = rest.split_at(rest.len().min(upload.part_room_bytes()));
+        upload.append(piece)?;
+        rest = tail;
+    }
+    Ok(upload)
 }
 
 impl Inner {

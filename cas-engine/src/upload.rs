@@ -4,6 +4,9 @@
 //! keyed by a nonce of its own and written while the stream still runs, and a head record: the head is submitted only
 //! when the whole hash is right, entered only when every part is stored, and only it makes the blob visible. Parts
 //! without a head are garbage that reclaim drops.
+//!
+//! Where the store compresses, that happens between the upload and the queue, in what `take_part` and `verify` hand out:
+//! it takes a millisecond a MiB, so the caller chooses the thread.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,9 +14,11 @@ use std::sync::atomic::Ordering;
 use cask_index::{Digest, Hasher};
 
 use crate::commit_queue::{Completion, Publish, Submission};
+use crate::config::Compression;
 use crate::core::Core;
+use crate::encoding::{self, INLINE_ENCODE_BYTES_MAX};
 use crate::error::EngineError;
-use crate::format::record::{PartTag, RecordHeader, RecordKind, payload_checksum};
+use crate::format::record::{Encoding, PartTag, RecordHeader, RecordKind, payload_checksum};
 use crate::format::segment::LaneClass;
 use crate::large_upload::LargeUpload;
 
@@ -41,6 +46,7 @@ pub struct Upload {
     staged: Vec<u8>,
     large: Option<Arc<LargeUpload>>,
     part_count: u32,
+    compression: Compression,
 }
 
 impl Upload {
@@ -71,6 +77,7 @@ impl Upload {
             staged: Vec::with_capacity(digest.size_bytes().min(STAGING_BYTES_FIRST) as usize),
             large,
             part_count: 0,
+            compression: core.plan.compression,
         }))
     }
 
@@ -123,28 +130,41 @@ impl Upload {
         Ok(())
     }
 
-    /// Hands the full part to the writer.
-    pub fn flush_part(&mut self, done: Completion) {
-        assert!(self.needs_flush(), "only a full part that is not the last is flushed");
-        self.submit_part(Some(done));
+    /// The blob comes compressed, so those who read it will likely want it so: it is stored compressed where that pays,
+    /// whatever the options say.
+    pub fn prefer_compressed(&mut self) {
+        self.compression = Compression::Zstd;
     }
 
-    fn submit_part(&mut self, done: Option<Completion>) {
+    /// Whether a part is compressed before it is queued: then submitting one is work for the processor.
+    pub fn compresses(&self) -> bool {
+        self.compression != Compression::Off
+    }
+
+    /// Hands the full part to the writer.
+    pub fn flush_part(&mut self, done: Completion) {
+        self.take_part().submit(done);
+    }
+
+    /// Takes out the full part, to be submitted by any thread. The parts of an upload are submitted in their order, and all
+    /// of them before its [`Verified`]; one that is dropped instead fails the upload.
+    pub fn take_part(&mut self) -> FullPart {
+        assert!(self.needs_flush(), "only a full part that is not the last is flushed");
+        self.take_staged()
+    }
+
+    fn take_staged(&mut self) -> FullPart {
         let large = self.large.as_ref().expect("only a large blob has parts");
-        let tag = PartTag { nonce: large.nonce(), number: self.part_count };
+        let number = self.part_count;
         self.part_count += 1;
-        let payload = std::mem::take(&mut self.staged);
-        self.core.queue.submit(
-            Submission {
-                class: LaneClass::Large,
-                key: self.core.keyer.part(tag.nonce, tag.number),
-                header: header_of(RecordKind::Part, self.digest, Some(tag), &payload),
-                payload,
-                publish: Publish::Part(Arc::clone(large)),
-                done,
-            },
-            false,
-        );
+        FullPart {
+            core: Arc::clone(&self.core),
+            digest: self.digest,
+            large: Arc::clone(large),
+            number,
+            compression: self.compression,
+            raw: std::mem::take(&mut self.staged),
+        }
     }
 
     /// Verifies size and hash and hands the rest to the writer; `done` runs when the blob is readable. Another upload
@@ -152,52 +172,64 @@ impl Upload {
     ///
     /// # Errors
     /// `Mismatch`; `done` is dropped unused then, and nothing is stored.
-    pub fn finish(mut self, done: Completion) -> Result<(), EngineError> {
+    pub fn finish(self, done: Completion) -> Result<(), EngineError> {
+        self.verify()?.submit(done);
+        Ok(())
+    }
+
+    /// Verifies size and hash; what is left to do can be done by any thread.
+    ///
+    /// # Errors
+    /// `Mismatch`; nothing is stored then.
+    pub fn verify(mut self) -> Result<Verified, EngineError> {
         if self.received_bytes != self.digest.size_bytes() {
             return Err(self.mismatch(format!("only {} bytes were sent", self.received_bytes)));
         }
-        let found = self.hasher.clone().finish(self.received_bytes).within(self.digest.namespace());
-        if found != self.digest {
-            return Err(self.mismatch(format!("the content hashes to {}", found.hash_hex())));
-        }
-        if self.core.contains(&self.digest) {
-            done(Ok(()));
-            return Ok(());
-        }
-        // Known to have failed already: not queued, so that nobody else who uploads the blob waits for it.
-        if let Some(Err(error)) = self.large.as_ref().map(|large| large.require_intact()) {
-            done(Err(error));
-            return Ok(());
-        }
-        let key = self.core.keyer.blob(&self.digest);
-        let submission = if self.large.is_some() {
-            self.submit_part(None);
-            let large = self.large.take().expect("checked above");
-            let tag = PartTag { nonce: large.nonce(), number: self.part_count };
-            Submission {
-                class: LaneClass::Large,
-                key,
-                header: RecordHeader {
-                    stamp: self.core.draw_stamp(),
-                    ..header_of(RecordKind::Head, self.digest, Some(tag), &[])
-                },
-                payload: Vec::new(),
-                publish: Publish::Head(large),
-                done: Some(done),
-            }
+        self.require_hash(self.hasher.clone())?;
+        let rest = if self.large.is_some() {
+            let last = self.take_staged();
+            Rest::Large { last, part_count: self.part_count }
         } else {
-            let payload = std::mem::take(&mut self.staged);
-            Submission {
-                class: LaneClass::Small,
-                key,
-                header: header_of(RecordKind::Blob, self.digest, None, &payload),
-                payload,
-                publish: Publish::Entry,
-                done: Some(done),
-            }
+            Rest::Raw(std::mem::take(&mut self.staged))
         };
-        self.core.queue.submit(submission, true);
+        Ok(Verified { core: Arc::clone(&self.core), digest: self.digest, compression: self.compression, rest })
+    }
+
+    /// Whether the blob is one record, which is what [`Upload::finish_zstd`] takes.
+    pub fn is_one_record(&self) -> bool {
+        self.large.is_none()
+    }
+
+    /// Stores a whole blob that came as a zstd stream: decodes and verifies it, and keeps the stream as it is if that
+    /// pays and every reader can be given it. For blobs of one record, of which nothing was appended
+    /// (else it panics: the caller's broken invariant). Work for the processor. `done` as for `finish`.
+    ///
+    /// # Errors
+    /// `Mismatch`, also for what is no zstd stream; `done` is dropped unused then, and nothing is stored.
+    pub fn finish_zstd(self, stream: Vec<u8>, done: Completion) -> Result<(), EngineError> {
+        assert!(self.is_one_record() && self.received_bytes == 0, "a stream is the whole of a blob of one record");
+        let size_bytes = self.digest.size_bytes();
+        // One record, so its size fits.
+        let Some(raw) = encoding::decode_zstd(&stream, size_bytes as usize) else {
+            return Err(self.mismatch(format!("what was sent is no zstd stream of {size_bytes} bytes")));
+        };
+        let mut hasher = self.hasher.clone();
+        hasher.update(&raw);
+        self.require_hash(hasher)?;
+        let is_kept = encoding::pays(stream.len(), raw.len()) && encoding::is_for_every_reader(&stream);
+        let rest = if is_kept { Rest::Zstd(stream) } else { Rest::Raw(raw) };
+        let compression = Compression::Zstd;
+        Verified { core: Arc::clone(&self.core), digest: self.digest, compression, rest }.submit(done);
         Ok(())
+    }
+
+    fn require_hash(&self, hasher: Hasher) -> Result<(), EngineError> {
+        let found = hasher.finish(self.digest.size_bytes()).within(self.digest.namespace());
+        if found == self.digest {
+            Ok(())
+        } else {
+            Err(self.mismatch(format!("the content hashes to {}", found.hash_hex())))
+        }
     }
 
     fn mismatch(&self, found: String) -> EngineError {
@@ -211,9 +243,126 @@ impl Drop for Upload {
     }
 }
 
-pub(crate) fn header_of(kind: RecordKind, digest: Digest, part: Option<PartTag>, payload: &[u8]) -> RecordHeader {
+/// A part on its way from its upload to the writer.
+#[must_use = "an upload fails without its part"]
+pub struct FullPart {
+    core: Arc<Core>,
+    digest: Digest,
+    large: Arc<LargeUpload>,
+    number: u32,
+    compression: Compression,
+    raw: Vec<u8>,
+}
+
+impl FullPart {
+    /// Encodes it, as the options say, and hands it to the writer.
+    pub fn submit(self, done: Completion) {
+        self.hand_over(Some(done));
+    }
+
+    fn submit_with_head(self, part_count: u32, done: Completion) {
+        let (core, digest, large) = (Arc::clone(&self.core), self.digest, Arc::clone(&self.large));
+        // Known to have failed already: not queued, so that nobody else who uploads the blob waits for it.
+        if let Err(error) = large.require_intact() {
+            return done(Err(error));
+        }
+        self.hand_over(None);
+        let tag = PartTag { nonce: large.nonce(), number: part_count };
+        let header = header_of(RecordKind::Head, Encoding::Raw, digest, Some(tag), &[]);
+        core.queue.submit(
+            Submission {
+                class: LaneClass::Large,
+                key: core.keyer.blob(&digest),
+                header: RecordHeader { stamp: core.draw_stamp(), ..header },
+                payload: Vec::new(),
+                publish: Publish::Head(large),
+                done: Some(done),
+            },
+            true,
+        );
+    }
+
+    fn hand_over(self, done: Option<Completion>) {
+        let Self { core, digest, large, number, compression, raw } = self;
+        let tag = PartTag { nonce: large.nonce(), number };
+        let (encoding, payload) = encoding::encode(compression, raw);
+        core.queue.submit(
+            Submission {
+                class: LaneClass::Large,
+                key: core.keyer.part(tag.nonce, tag.number),
+                header: header_of(RecordKind::Part, encoding, digest, Some(tag), &payload),
+                payload,
+                publish: Publish::Part(large),
+                done,
+            },
+            false,
+        );
+    }
+}
+
+/// An upload whose bytes are right, with what of it the writer does not have yet.
+#[must_use = "an upload that is not submitted stores nothing"]
+pub struct Verified {
+    core: Arc<Core>,
+    digest: Digest,
+    compression: Compression,
+    rest: Rest,
+}
+
+enum Rest {
+    /// The only record, to be encoded as the options say.
+    Raw(Vec<u8>),
+    /// The only record, a zstd stream.
+    Zstd(Vec<u8>),
+    /// The last part, before the head of so many.
+    Large { last: FullPart, part_count: u32 },
+}
+
+impl Verified {
+    /// Submitting it is more work than a checksum: not for a thread that must not be held up.
+    pub fn takes_a_while(&self) -> bool {
+        let raw_bytes = match &self.rest {
+            Rest::Raw(raw) | Rest::Large { last: FullPart { raw, .. }, .. } => raw.len(),
+            Rest::Zstd(_) => 0,
+        };
+        self.compression != Compression::Off && raw_bytes > INLINE_ENCODE_BYTES_MAX
+    }
+
+    /// Encodes what is left and hands it to the writer; see [`Upload::finish`].
+    pub fn submit(self, done: Completion) {
+        let Self { core, digest, compression, rest } = self;
+        if core.contains(&digest) {
+            return done(Ok(()));
+        }
+        let (encoding, payload) = match rest {
+            Rest::Large { last, part_count } => return last.submit_with_head(part_count, done),
+            Rest::Raw(raw) => encoding::encode(compression, raw),
+            Rest::Zstd(stream) => (Encoding::Zstd, stream),
+        };
+        core.queue.submit(
+            Submission {
+                class: LaneClass::Small,
+                key: core.keyer.blob(&digest),
+                header: header_of(RecordKind::Blob, encoding, digest, None, &payload),
+                payload,
+                publish: Publish::Entry,
+                done: Some(done),
+            },
+            true,
+        );
+    }
+}
+
+pub(crate) fn header_of(
+    kind: RecordKind,
+    encoding: Encoding,
+    digest: Digest,
+    part: Option<PartTag>,
+    payload: &[u8],
+) -> RecordHeader {
     RecordHeader {
         kind,
+        encoding,
         digest,
         part,
         stamp: 0,

@@ -10,10 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cask_engine::ScrubStep;
 use cask_engine::clock::Clock;
 use cask_engine::format::record::RecordKind;
 use cask_engine::format::superblock::Superblock;
+use cask_engine::{Compression, ScrubStep};
 use cask_index::Digest;
 use segment_file::{Allowed, flip, is_sealed, owner, records};
 use support::{MIB, Store, data, segment_files, sha256, small};
@@ -32,12 +32,17 @@ struct Content {
 fn filled() -> (Store, Content) {
     let mut options = small(32);
     options.scrub_period = Duration::from_secs(14 * 24 * 3600);
+    // So that some records are encoded: the even ones of a thousand bytes and more compress.
+    options.compression = Compression::Zstd;
     let store = Store::new(options);
     let mut content = Content::default();
-    let sizes = [1, 63, 64, 100, 4_000, 30_000, 65_536].into_iter().cycle().take(90);
-    let large = [200_000, 131_072, 65_537, 400_000, 500_000].into_iter();
+    let sizes = [1, 63, 64, 100, 4_000, 30_000, 65_536].into_iter().cycle().take(126);
+    let large = [200_000, 131_072, 65_537, 400_000, 500_000, 300_000, 600_000].into_iter();
     for (seed, size) in sizes.chain(large).enumerate() {
-        let bytes = data(seed as u64 + 1, size);
+        let mut bytes = data(seed as u64 + 1, size);
+        if seed % 2 == 0 && size >= 1000 {
+            bytes.iter_mut().for_each(|byte| *byte &= 15);
+        }
         content.blobs.push((store.put(&bytes).unwrap(), bytes));
     }
     for number in 0..12_u64 {

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use cask_engine::format::action::ActionPayload;
 use cask_engine::format::footer::{Footer, FooterEntry, FooterView, TRAILER_BYTES, Trailer};
-use cask_engine::format::record::{PartTag, RECORD_HEADER_BYTES_MAX, RecordHeader, RecordKind, RecordPlace};
+use cask_engine::format::record::{Encoding, PartTag, RECORD_HEADER_BYTES_MAX, RecordHeader, RecordKind, RecordPlace};
 use cask_engine::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use cask_engine::format::superblock::{SUPERBLOCK_BYTES, Superblock};
 use cask_engine::format::touches::TouchSnapshot;
@@ -57,8 +57,10 @@ pub fn record(data: &[u8]) -> bool {
     let hash = fields.take::<64>();
     let Ok(digest) = Digest::new(function, &hash[..function.hash_length_bytes()], fields.u64()) else { return false };
     let has_part = matches!(kind, RecordKind::Part | RecordKind::Head);
+    let may_be_encoded = matches!(kind, RecordKind::Blob | RecordKind::Part);
     let mut header = RecordHeader {
         kind,
+        encoding: if may_be_encoded && hash[63] & 1 == 1 { Encoding::Zstd } else { Encoding::Raw },
         digest,
         part: has_part.then(|| PartTag { nonce: fields.u64(), number: fields.u32() }),
         stamp: fields.u64(),

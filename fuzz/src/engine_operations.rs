@@ -49,6 +49,7 @@ fn setup([seed, flags, leases, _]: [u8; 4]) -> Setup {
         lease_floor_ms: floor,
         index_capacity: 1024,
         media_faults: flags & 2 != 0,
+        compresses: leases & 16 != 0,
     }
 }
 

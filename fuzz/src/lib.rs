@@ -4,10 +4,12 @@
 //! over the seeds and a fixed stream of mutations of them.
 
 mod disk_format;
+mod encoding;
 mod engine_operations;
 mod wire;
 
 pub use disk_format::{action_payload, footer, record, segment_header, superblock, touch_snapshot};
+pub use encoding::zstd_stream;
 pub use engine_operations::engine_operations;
 pub use wire::{proto_digest, resource_name};
 
@@ -15,7 +17,7 @@ pub use wire::{proto_digest, resource_name};
 pub type Target = fn(&[u8]) -> bool;
 
 /// Every target by the name of its shell and of its folder of seeds.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("action_payload", action_payload),
     ("engine_operations", engine_operations),
     ("footer", footer),
@@ -25,4 +27,5 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("segment_header", segment_header),
     ("superblock", superblock),
     ("touch_snapshot", touch_snapshot),
+    ("zstd_stream", zstd_stream),
 ];

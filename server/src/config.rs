@@ -65,6 +65,10 @@ pub(crate) struct Settings {
     #[arg(long, alias = "instance", value_name = "INSTANCE", env = "CASK_INSTANCES", value_delimiter = ';')]
     pub(crate) instances: Option<Vec<InstanceSetting>>,
 
+    /// Whether blobs that come uncompressed are compressed on disk where that pays: off or zstd [default: off]
+    #[arg(long, value_name = "HOW", env = "CASK_COMPRESSION", value_enum, hide_possible_values = true)]
+    pub(crate) compression: Option<Compression>,
+
     /// Origins that assets are fetched from when nobody pushed them: example.com, *.example.com, or * for all that are on the public
     /// internet. May be repeated [default: none]
     #[arg(long, value_name = "HOST", env = "CASK_ASSET_ORIGINS", value_delimiter = ',')]
@@ -128,6 +132,14 @@ pub(crate) enum DiskAdapter {
     Positioned,
 }
 
+/// Whether the store compresses what comes as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Compression {
+    Off,
+    Zstd,
+}
+
 /// What log lines look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -170,6 +182,7 @@ impl Settings {
             scrub_period: self.scrub_period.or(weaker.scrub_period),
             disk_adapter: self.disk_adapter.or(weaker.disk_adapter),
             instances: self.instances.or(weaker.instances),
+            compression: self.compression.or(weaker.compression),
             asset_origins: self.asset_origins.or(weaker.asset_origins),
             asset_allow_private_origins: self.asset_allow_private_origins.or(weaker.asset_allow_private_origins),
             asset_max_size: self.asset_max_size.or(weaker.asset_max_size),
@@ -196,6 +209,7 @@ pub(crate) struct Config {
     /// Zero: never.
     pub(crate) scrub_period: TimeSpan,
     pub(crate) disk_adapter: DiskAdapter,
+    pub(crate) compression: Compression,
     /// Empty: every name is an instance.
     pub(crate) instances: Vec<InstanceSetting>,
     /// Empty: assets are pushed, never fetched.
@@ -338,6 +352,7 @@ impl Config {
             durability: settings.durability.unwrap_or(Durability::Written),
             scrub_period: settings.scrub_period.unwrap_or(SCRUB_PERIOD_DEFAULT),
             disk_adapter: settings.disk_adapter.unwrap_or(DiskAdapter::Auto),
+            compression: settings.compression.unwrap_or(Compression::Off),
             instances,
             asset_origins,
             asset_allow_private_origins: settings.asset_allow_private_origins.unwrap_or(false),

@@ -4,10 +4,12 @@
 //! budgets. Called by the dispatcher for every request that is neither gRPC nor a page; never sees sockets.
 
 mod body;
+mod coding;
 mod json;
 mod target;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use cask_engine::encoding::ContentSize;
 use cask_index::Digest;
 use cask_proto::reapi::ActionResult;
 use http::request::Parts;
@@ -16,8 +18,9 @@ use prost::Message;
 use tonic::body::Body;
 
 use self::body::{IncomingBody, blob_body};
+use self::coding::{Coding, NotASize};
 use self::target::{Target, TargetError, TargetKind};
-use crate::cache::{Cache, InlineOptions, too_slow};
+use crate::cache::{BlobStream, Cache, InlineOptions, Wire, too_slow};
 use crate::observe::pages::text;
 use crate::observe::requests::HttpRoute;
 use crate::status::Answer;
@@ -40,8 +43,12 @@ enum Refusal {
     Method,
     #[error("a blob's size must be known before its bytes: send Content-Length")]
     NoLength,
-    #[error("a body in an encoding is not accepted")]
+    #[error("a body in this encoding is not accepted; blobs may be sent as they are or as zstd")]
     Encoded,
+    #[error("send the size of the blob itself in X-Digest-SizeBytes, as the zstd stream does not tell it")]
+    NoDecodedLength,
+    #[error("the body is not zstd, as its Content-Encoding says")]
+    NotZstd,
     #[error("the body did not arrive in time")]
     Slow,
     #[error("the body ended early: {0}")]
@@ -70,9 +77,9 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::Target(TargetError::NotACachePath) => StatusCode::NOT_FOUND,
-            Self::Target(_) | Self::Broken(_) | Self::NotAResult(_) => StatusCode::BAD_REQUEST,
+            Self::Target(_) | Self::Broken(_) | Self::NotAResult(_) | Self::NotZstd => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoLength => StatusCode::LENGTH_REQUIRED,
+            Self::NoLength | Self::NoDecodedLength => StatusCode::LENGTH_REQUIRED,
             Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::ResultTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -142,8 +149,9 @@ impl HttpCache {
     {
         let (instance, digest) = target.resolve(self.cache.instances()).map_err(Refusal::Answer)?;
         match (target.kind, &parts.method) {
-            (TargetKind::Blob, &Method::GET) => self.get_blob(digest).await,
-            (TargetKind::Blob, &Method::HEAD) => self.head_blob(digest).await,
+            (TargetKind::Blob, &Method::GET) => self.get_blob(digest, &parts.headers, blob_body).await,
+            // As a GET, which leases what is reported present, but for the body.
+            (TargetKind::Blob, &Method::HEAD) => self.get_blob(digest, &parts.headers, |_| Body::empty()).await,
             (TargetKind::Blob, &Method::PUT) => self.put_blob(digest, &parts.headers, body).await,
             (TargetKind::ActionResult, &Method::GET | &Method::HEAD) => {
                 let result =
@@ -184,23 +192,24 @@ impl HttpCache {
         }
     }
 
-    async fn get_blob(&self, unsized_digest: Digest) -> Result<Response<Body>, Refusal> {
+    /// As zstd where it is stored so and the client takes it, else as it is.
+    async fn get_blob(
+        &self,
+        unsized_digest: Digest,
+        headers: &HeaderMap,
+        body_of: impl FnOnce(BlobStream) -> Body,
+    ) -> Result<Response<Body>, Refusal> {
         let digest = self.find(unsized_digest).await?;
-        let blob = self.cache.read(&digest, 0, None).await?;
-        let size_bytes = blob.size_bytes();
-        let mut response = Response::new(blob_body(blob));
-        describe(response.headers_mut(), size_bytes);
-        Ok(response)
-    }
-
-    async fn head_blob(&self, unsized_digest: Digest) -> Result<Response<Body>, Refusal> {
-        let digest = self.find(unsized_digest).await?;
-        // Reporting a blob present promises that it stays: this is what leases it.
-        if !self.cache.engine().contains(&digest)? {
-            return Err(cask_engine::EngineError::NotFound.into());
+        let mut blob = self.cache.read(&digest, 0, None, Wire::Zstd).await?;
+        let is_zstd = coding::accepts_zstd(headers) && blob.is_stored_as_zstd().await?;
+        let blob = if is_zstd { blob } else { blob.plain() };
+        let wire_bytes = blob.wire_bytes();
+        let mut response = Response::new(body_of(blob));
+        describe(response.headers_mut(), wire_bytes);
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        if is_zstd {
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
         }
-        let mut response = Response::new(Body::empty());
-        describe(response.headers_mut(), digest.size_bytes());
         Ok(response)
     }
 
@@ -214,12 +223,58 @@ impl HttpCache {
         B: http_body::Body<Data = Bytes> + Send + Unpin,
         B::Error: std::fmt::Display,
     {
-        plain(headers)?;
+        if coding::of_body(headers).ok_or(Refusal::Encoded)? == Coding::Zstd {
+            return self.put_zstd(unsized_digest, headers, body).await;
+        }
         // The size is half of a blob's identity, so it must be known before the first byte is stored.
         let size_bytes = body.announced_size_bytes().ok_or(Refusal::NoLength)?;
         let Some(mut upload) = self.cache.begin_upload(unsized_digest.with_size_bytes(size_bytes)).await? else {
             return Ok(Response::new(Body::empty()));
         };
+        loop {
+            let next = tokio::select! {
+                next = body.next() => next?,
+                () = upload.asked_to_end() => return Err(too_slow().into()),
+            };
+            let Some(bytes) = next else { break };
+            upload.write(&bytes).await?;
+        }
+        upload.finish().await?;
+        Ok(Response::new(Body::empty()))
+    }
+
+    /// A blob that comes as a zstd stream. Its size, which bounds what is decoded, is told by a header or by the stream.
+    async fn put_zstd<B>(
+        &self,
+        unsized_digest: Digest,
+        headers: &HeaderMap,
+        body: &mut IncomingBody<B>,
+    ) -> Result<Response<Body>, Refusal>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let mut beginning = BytesMut::new();
+        let size_bytes = match coding::told_size_bytes(headers).map_err(|NotASize| Refusal::NoDecodedLength)? {
+            Some(size_bytes) => size_bytes,
+            None => loop {
+                match coding::size_of_stream(&beginning) {
+                    ContentSize::Told(size_bytes) => break size_bytes,
+                    ContentSize::Untold => return Err(Refusal::NoDecodedLength),
+                    ContentSize::NoFrame => return Err(Refusal::NotZstd),
+                    ContentSize::NeedsMore => match body.next().await? {
+                        Some(bytes) => beginning.extend_from_slice(&bytes),
+                        None => return Err(Refusal::NotZstd),
+                    },
+                }
+            },
+        };
+        let digest = unsized_digest.with_size_bytes(size_bytes);
+        let Some(mut upload) = self.cache.begin_compressed_upload(digest).await? else {
+            return Ok(Response::new(Body::empty()));
+        };
+        upload.write(&beginning).await?;
+        drop(beginning);
         loop {
             let next = tokio::select! {
                 next = body.next() => next?,
@@ -248,22 +303,24 @@ fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Refuses a body that is not the blob itself but an encoding of it.
+/// Refuses a body in any coding.
 fn plain(headers: &HeaderMap) -> Result<(), Refusal> {
-    match headers.get(header::CONTENT_ENCODING) {
-        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(Refusal::Encoded),
-        _ => Ok(()),
+    match coding::of_body(headers) {
+        Some(Coding::Identity) => Ok(()),
+        _ => Err(Refusal::Encoded),
     }
 }
 
-fn describe(headers: &mut HeaderMap, size_bytes: u64) {
+fn describe(headers: &mut HeaderMap, wire_bytes: Option<u64>) {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size_bytes));
+    if let Some(wire_bytes) = wire_bytes {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(wire_bytes));
+    }
 }
 
 fn bytes_response(bytes: Bytes) -> Response<Body> {
     let size_bytes = bytes.len() as u64;
     let mut response = Response::new(Body::new(http_body_util::Full::new(bytes)));
-    describe(response.headers_mut(), size_bytes);
+    describe(response.headers_mut(), Some(size_bytes));
     response
 }

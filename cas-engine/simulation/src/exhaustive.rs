@@ -87,6 +87,7 @@ fn setup(durability: Durability) -> Setup {
         lease_floor_ms: 0,
         index_capacity: 1024,
         media_faults: false,
+        compresses: false,
     }
 }
 

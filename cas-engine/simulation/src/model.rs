@@ -15,6 +15,9 @@ use sha2::Digest as _;
 use crate::random::{content, mix_seed};
 use crate::workload::{INSTANCES, Setup};
 
+/// Smaller blobs are not made compressible: they would be too much alike.
+const COMPRESSIBLE_BYTES_MIN: usize = 256;
+
 /// What is known of whether something is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
@@ -120,7 +123,10 @@ impl Model {
     /// The blob of a number, made when it is mentioned first.
     pub fn blob(&mut self, setup: &Setup, number: u32) -> &mut Blob {
         self.blobs.entry(number).or_insert_with(|| {
-            let data = content(mix_seed(setup.seed, 1 << 40 | u64::from(number)), setup.blob_size_bytes(number));
+            let mut data = content(mix_seed(setup.seed, 1 << 40 | u64::from(number)), setup.blob_size_bytes(number));
+            if setup.compresses && number % 2 == 1 && data.len() >= COMPRESSIBLE_BYTES_MIN {
+                data.iter_mut().for_each(|byte| *byte &= 15);
+            }
             let digest = digest_of(&data);
             // The empty blob is everywhere and always, and tiny sizes have few contents.
             let is_empty = data.is_empty();

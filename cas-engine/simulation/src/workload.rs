@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use cask_engine::{Durability, EngineOptions};
+use cask_engine::{Compression, Durability, EngineOptions};
 
 use crate::disk::{CrashKind, Fault, Survivors};
 use crate::random::{Random, mix_seed};
@@ -33,6 +33,8 @@ pub struct Setup {
     pub index_capacity: u64,
     /// Media faults are among the operations: bytes may be lost that were promised.
     pub media_faults: bool,
+    /// The store compresses, and every second blob can be.
+    pub compresses: bool,
 }
 
 impl Setup {
@@ -47,6 +49,7 @@ impl Setup {
             lease: Duration::from_millis(self.lease_ms),
             lease_floor: Duration::from_millis(self.lease_floor_ms),
             durability: self.durability,
+            compression: if self.compresses { Compression::Zstd } else { Compression::Off },
             segment_size_bytes: Some(self.segment_size_bytes),
             index_capacity: Some(self.index_capacity),
             ..EngineOptions::new(max_size_bytes)
@@ -221,6 +224,8 @@ pub fn setup(seed: u64) -> Setup {
         lease_floor_ms,
         index_capacity: random.pick(&[1024, 1024, 4096]),
         media_faults: random.chance(1, 3),
+        // Not drawn from `random`, so that what a seed was before is what it is.
+        compresses: mix_seed(seed, 1 << 42).is_multiple_of(2),
     }
 }
 

@@ -13,6 +13,7 @@ fn setup(seed: u64, durability: Durability, lease_ms: u64, lease_floor_ms: u64) 
         lease_floor_ms,
         index_capacity: 1024,
         media_faults: true,
+        compresses: false,
     }
 }
 
@@ -158,6 +159,7 @@ fn a_process_that_dies_amid_many_uploads_is_not_asked_what_it_has() {
         segment_size_bytes: 64 << 10,
         segment_count: 12,
         media_faults: false,
+        compresses: false,
         ..setup(9, Durability::Written, 0, 0)
     };
     let tiny = |position: u32| many((1 << 24) + 256 * position, 250);

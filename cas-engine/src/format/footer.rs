@@ -13,9 +13,9 @@
 
 use cask_index::{Key, Location};
 
-use super::FORMAT_VERSION;
 use super::layout::{get_array, get_u32, get_u64, put_u32, put_u64};
 use super::record::RecordKind;
+use super::{FORMAT_VERSION, is_read};
 
 const MAGIC: [u8; 8] = *b"CASKFOOT";
 const VERSION_AT: usize = MAGIC.len();
@@ -109,7 +109,7 @@ impl Footer {
         let valid = trailer.len() == TRAILER_BYTES as usize
             && trailer[..VERSION_AT] == MAGIC
             && crc32c::crc32c(&trailer[..CRC_AT]) == get_u32(trailer, CRC_AT)
-            && get_u32(trailer, VERSION_AT) == FORMAT_VERSION;
+            && is_read(get_u32(trailer, VERSION_AT));
         valid.then(|| get_u64(trailer, SEQUENCE_AT))
     }
 

@@ -13,4 +13,12 @@ pub mod superblock;
 pub mod touches;
 
 /// Version of all structures on disk; a change of any bumps it.
-pub const FORMAT_VERSION: u32 = 1;
+///
+/// 2: payloads may be encoded (`record::Encoding`). 1: as 2, without any that is. Both are read; a store becomes one of
+/// version 2 when it is opened.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// Whether a structure of this version is understood.
+pub(crate) fn is_read(version: u32) -> bool {
+    (1..=FORMAT_VERSION).contains(&version)
+}

@@ -9,6 +9,8 @@
 //! | hash, last 32                  | nonce          | number | zero   | stamp          | zero   |
 //! ```
 //!
+//! `enc` says how the payload is stored: 0 as it is, 1 as a zstd stream. Length and checksum are of what is stored.
+//!
 //! The header's CRC-32C is seeded with the store's id, the segment's sequence and the record's offset: a header left by an earlier
 //! life of the segment, written to the wrong place, or from another store fails it. The payload's checksum is plain
 //! XXH3-64, so that reclaim can copy a payload and its checksum unchanged, and what is copied stays checked end to end.
@@ -66,6 +68,25 @@ impl RecordKind {
     }
 }
 
+/// How a payload is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Encoding {
+    /// As it is.
+    #[default]
+    Raw = 0,
+    /// A complete zstd stream (RFC 8878), of one frame or several, that decodes to exactly the bytes that the record
+    /// stands for. Blobs and parts only.
+    Zstd = 1,
+}
+
+impl Encoding {
+    /// From the byte on disk.
+    pub fn from_u8(raw: u8) -> Option<Self> {
+        [Self::Raw, Self::Zstd].into_iter().find(|encoding| *encoding as u8 == raw)
+    }
+}
+
 /// Which upload a part or head belongs to, and which part it is (for a head: how many there are).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartTag {
@@ -80,6 +101,8 @@ pub struct PartTag {
 pub struct RecordHeader {
     /// What the payload is.
     pub kind: RecordKind,
+    /// How it is stored; anything but `Raw` for blobs and parts only.
+    pub encoding: Encoding,
     /// Digest of the blob, of the blob this is a part of, or of the action.
     pub digest: Digest,
     /// For parts and heads.
@@ -89,7 +112,7 @@ pub struct RecordHeader {
     pub stamp: u64,
     /// Bytes of payload that follow the header.
     pub stored_length_bytes: u32,
-    /// XXH3-64 of the payload.
+    /// XXH3-64 of the payload as it is stored.
     pub payload_checksum: u64,
 }
 
@@ -129,6 +152,19 @@ impl RecordHeader {
         }
     }
 
+    /// Bytes of a blob that the record stands for, however it is stored. 0 for heads and actions.
+    pub fn raw_length_bytes(&self, part_size_bytes: u32) -> u64 {
+        let part_size_bytes = u64::from(part_size_bytes);
+        match self.kind {
+            RecordKind::Blob => self.digest.size_bytes(),
+            RecordKind::Part => {
+                let before = self.part.map_or(0, |tag| u64::from(tag.number)) * part_size_bytes;
+                self.digest.size_bytes().saturating_sub(before).min(part_size_bytes)
+            }
+            RecordKind::Head | RecordKind::Action => 0,
+        }
+    }
+
     /// Bytes from this record's start to the next one's.
     pub fn record_length_bytes(&self) -> usize {
         record_length_bytes(self.length_bytes(), self.stored_length_bytes as usize)
@@ -141,6 +177,7 @@ impl RecordHeader {
         put_u16(bytes, MAGIC_AT, MAGIC);
         bytes[VERSION_AT] = VERSION;
         bytes[KIND_AT] = self.kind as u8;
+        bytes[ENCODING_AT] = self.encoding as u8;
         bytes[FUNCTION_AT] = self.digest.function().wire_number();
         bytes[NAMESPACE_AT] = self.digest.namespace().number();
         put_u64(bytes, RAW_SIZE_AT, self.digest.size_bytes());
@@ -174,7 +211,9 @@ impl RecordHeader {
         let kind = RecordKind::from_u8(bytes[KIND_AT])?;
         let function = DigestFunction::from_wire_number(i32::from(bytes[FUNCTION_AT]))?;
         let has_part = matches!(kind, RecordKind::Part | RecordKind::Head);
-        if length_bytes != Self::length_bytes_for(function, kind) || bytes[ENCODING_AT] != 0 {
+        let encoding = Encoding::from_u8(bytes[ENCODING_AT])?;
+        let may_be_encoded = matches!(kind, RecordKind::Blob | RecordKind::Part);
+        if length_bytes != Self::length_bytes_for(function, kind) || (encoding != Encoding::Raw && !may_be_encoded) {
             return None;
         }
         let mut hash = [0_u8; 64];
@@ -187,6 +226,7 @@ impl RecordHeader {
             .within(Namespace::from_number(bytes[NAMESPACE_AT]));
         Some(Self {
             kind,
+            encoding,
             digest,
             part: has_part.then(|| PartTag { nonce: get_u64(bytes, NONCE_AT), number: get_u32(bytes, NUMBER_AT) }),
             stamp: if extended { get_u64(bytes, STAMP_AT) } else { 0 },
@@ -219,14 +259,18 @@ mod tests {
         for function in DigestFunction::ALL {
             let hash: Vec<u8> = (1..=function.hash_length_bytes() as u8).collect();
             let digest = Digest::new(function, &hash, 1234).unwrap().within(Namespace::from_number(200));
-            for (kind, part) in [
-                (RecordKind::Blob, None),
-                (RecordKind::Part, Some(PartTag { nonce: 0x1122_3344_5566_7788, number: 3 })),
-                (RecordKind::Head, Some(PartTag { nonce: 9, number: 17 })),
-                (RecordKind::Action, None),
+            let part_tag = Some(PartTag { nonce: 0x1122_3344_5566_7788, number: 3 });
+            for (kind, encoding, part) in [
+                (RecordKind::Blob, Encoding::Raw, None),
+                (RecordKind::Blob, Encoding::Zstd, None),
+                (RecordKind::Part, Encoding::Raw, part_tag),
+                (RecordKind::Part, Encoding::Zstd, part_tag),
+                (RecordKind::Head, Encoding::Raw, Some(PartTag { nonce: 9, number: 17 })),
+                (RecordKind::Action, Encoding::Raw, None),
             ] {
                 headers.push(RecordHeader {
                     kind,
+                    encoding,
                     digest,
                     part,
                     stamp: if matches!(kind, RecordKind::Head | RecordKind::Action) {
@@ -283,6 +327,7 @@ mod tests {
         let digest = Digest::new(DigestFunction::Sha256, &(0..32).collect::<Vec<u8>>(), 5).unwrap();
         let header = RecordHeader {
             kind: RecordKind::Blob,
+            encoding: Encoding::Raw,
             digest,
             part: None,
             stamp: 0,
@@ -296,5 +341,49 @@ mod tests {
         assert_eq!(before, "5cca010100010000050000000000000005000000");
         assert_eq!(&rest[24..], "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
         assert_eq!(&rest[8..24], format!("{:016x}", payload_checksum(b"hello").swap_bytes()));
+
+        RecordHeader { encoding: Encoding::Zstd, stored_length_bytes: 3, ..header }.encode_into(&PLACE, &mut bytes);
+        let hex: String = bytes[..CRC_AT].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "5cca010101010000050000000000000003000000");
+    }
+
+    #[test]
+    fn an_encoding_where_there_is_none_or_an_unknown_one_is_no_header() {
+        for header in headers().into_iter().filter(|header| header.encoding == Encoding::Raw) {
+            for encoding in [Encoding::Zstd as u8, 2, 255] {
+                let mut bytes = vec![0; header.length_bytes()];
+                header.encode_into(&PLACE, &mut bytes);
+                bytes[ENCODING_AT] = encoding;
+                let crc = header_crc(&bytes, &PLACE);
+                put_u32(&mut bytes, CRC_AT, crc);
+                let may_be = encoding == 1 && matches!(header.kind, RecordKind::Blob | RecordKind::Part);
+                assert_eq!(RecordHeader::decode(&bytes, &PLACE).is_some(), may_be, "{header:?} as {encoding}");
+            }
+        }
+    }
+
+    #[test]
+    fn raw_lengths_follow_from_the_digest() {
+        let hash = [1; 32];
+        for (kind, number, size_bytes, raw_bytes) in [
+            (RecordKind::Blob, 0, 70, 70),
+            (RecordKind::Part, 0, 250, 100),
+            (RecordKind::Part, 1, 250, 100),
+            (RecordKind::Part, 2, 250, 50),
+            (RecordKind::Part, 3, 250, 0),
+            (RecordKind::Part, u32::MAX, 250, 0),
+            (RecordKind::Head, 3, 250, 0),
+        ] {
+            let header = RecordHeader {
+                kind,
+                encoding: Encoding::Raw,
+                digest: Digest::new(DigestFunction::Sha256, &hash, size_bytes).unwrap(),
+                part: Some(PartTag { nonce: 1, number }),
+                stamp: 0,
+                stored_length_bytes: 0,
+                payload_checksum: 0,
+            };
+            assert_eq!(header.raw_length_bytes(100), raw_bytes, "{kind:?} {number}");
+        }
     }
 }

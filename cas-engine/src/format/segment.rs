@@ -13,8 +13,8 @@
 //! The header stands twice, in sectors of their own: a damaged one must not cost a segment that has no footer yet. Segments
 //! begun before there was a second copy have zeros there.
 
-use super::FORMAT_VERSION;
 use super::layout::{get_array, get_u32, get_u64, put_u32, put_u64};
+use super::{FORMAT_VERSION, is_read};
 
 const MAGIC: [u8; 8] = *b"CASKSEGM";
 const VERSION_AT: usize = MAGIC.len();
@@ -115,7 +115,7 @@ impl SegmentHeader {
         bytes.len() >= END_AT
             && bytes[..VERSION_AT] == MAGIC
             && crc32c::crc32c(&bytes[..CRC_AT]) == get_u32(bytes, CRC_AT)
-            && get_u32(bytes, VERSION_AT) == FORMAT_VERSION
+            && is_read(get_u32(bytes, VERSION_AT))
     }
 
     fn decode_copy(bytes: &[u8], number: u32, store_id: &[u8; 16]) -> Option<Self> {
@@ -144,7 +144,7 @@ mod tests {
             SegmentHeader { number: 7, sequence: 0x0102_0304, class: LaneClass::Large, opened_ms: 1_700_000_000_000 };
         let id = *b"0123456789abcdef";
         let bytes = header.encode(&id);
-        let golden = "4341534b5345474d010000000700000004030201000000000200000000000000303132333435363738396162636465660068e5cf8b010000";
+        let golden = "4341534b5345474d020000000700000004030201000000000200000000000000303132333435363738396162636465660068e5cf8b010000";
         assert_eq!(bytes[..CRC_AT].iter().map(|byte| format!("{byte:02x}")).collect::<String>(), golden);
         assert_eq!(SegmentHeader::decode(&bytes, 7, &id), Some(header));
         assert_eq!(SegmentHeader::decode(&bytes, 8, &id), None, "a header of another segment");

@@ -120,7 +120,7 @@ mod tests {
         let bytes = example().encode();
         let golden = concat!(
             "4341534b53544f52", // magic
-            "01000000",         // version
+            "02000000",         // version
             "00000004",         // segment size
             "30313233343536373839616263646566",
             "616e206578616d706c652073656564206f66203332206279746573202e2e2e2e",

@@ -12,8 +12,8 @@
 
 use std::collections::HashMap;
 
-use super::FORMAT_VERSION;
 use super::layout::{get_u32, get_u64, put_u32, put_u64};
+use super::{FORMAT_VERSION, is_read};
 
 const MAGIC: [u8; 8] = *b"CASKTOUC";
 const HEADER_BYTES: usize = 40;
@@ -66,7 +66,7 @@ impl TouchSnapshot {
         if body.len() < HEADER_BYTES
             || body[..8] != MAGIC
             || get_u64(checksum, 0) != xxhash_rust::xxh3::xxh3_64(body)
-            || get_u32(body, 8) != FORMAT_VERSION
+            || !is_read(get_u32(body, 8))
         {
             return None;
         }

@@ -293,7 +293,7 @@ impl<'a> Examination<'a> {
         let Some(key) = key_of(header, payload, &self.store.keyer) else {
             return self.damaged(offset_bytes, *header, Fault::ActionUndecodable, listed.is_some());
         };
-        if header.kind == RecordKind::Blob && !is_content_of(&header.digest, payload) {
+        if header.kind == RecordKind::Blob && !is_content_of(header, payload) {
             return self.damaged(offset_bytes, *header, Fault::ContentWrong, listed.is_some());
         }
         for (offset_bytes, header, fault) in std::mem::take(&mut self.tail) {

@@ -1,6 +1,6 @@
 //! Checking one live record: its header against the index, its payload against checksum and digest.
 //!
-//! A blob is hashed whole. A large one is hashed through its head, part after part, one pinned at a time; parts are
+//! A blob is hashed whole, decoded if it is stored encoded. A large one is hashed through its head, part after part, one pinned at a time; parts are
 //! checked with their head only, so each byte is read once a cycle. What fails is taken out of the index.
 
 use std::io;
@@ -11,6 +11,7 @@ use cask_index::{Digest, Hasher, Key, Location};
 
 use super::Reading;
 use crate::core::{Core, Looked, is_media_error};
+use crate::encoding;
 use crate::format::footer::FooterEntry;
 use crate::format::record::{PartTag, RecordHeader, RecordKind, payload_checksum};
 use crate::segment::lane::location_of;
@@ -54,7 +55,7 @@ impl Core {
         header.kind == entry.kind
             && payload_checksum(payload) == header.payload_checksum
             && key_of(header, payload, &self.keyer) == Some(entry.key)
-            && (header.kind != RecordKind::Blob || is_content_of(&header.digest, payload))
+            && (header.kind != RecordKind::Blob || is_content_of(header, payload))
             && (header.kind != RecordKind::Head || self.has_the_parts_of(header))
     }
 
@@ -83,20 +84,32 @@ impl Core {
                 && header.part == Some(PartTag { nonce: large.tag.nonce, number })
         };
         match self.look(key, true, is_part) {
-            Looked::Payload(_, payload) => {
-                large.hasher.update(payload.as_ref());
+            Looked::Payload(header, payload) => {
+                let part_size_bytes = self.plan.geometry.part_size_bytes;
+                let Some(raw) = encoding::decode_record(&header, payload.as_ref(), part_size_bytes) else {
+                    if let Some(found) = self.index.get(key) {
+                        self.drop_corrupt(key, found.location);
+                    }
+                    self.forget_large(large);
+                    return true;
+                };
+                large.hasher.update(&raw);
                 large.next_part += 1;
                 false
             }
             // Evicted meanwhile, then the head is gone or another; or lost, then the blob is.
             Looked::Absent | Looked::Corrupt => {
-                if self.forget_head(large.head_key, large.tag.nonce) {
-                    tracing::error!(event = "large_blob_lost_a_part", digest = %large.digest, part = number, "it is a miss from now on");
-                }
+                self.forget_large(large);
                 true
             }
             // Nothing is known of it today; the next cycle comes.
             Looked::NotResident | Looked::Unreadable(_) => true,
+        }
+    }
+
+    fn forget_large(&self, large: &LargeCheck) {
+        if self.forget_head(large.head_key, large.tag.nonce) {
+            tracing::error!(event = "large_blob_lost_a_part", digest = %large.digest, part = large.next_part, "it is a miss from now on");
         }
     }
 
@@ -144,7 +157,8 @@ impl Core {
     }
 }
 
-/// Whether the bytes are the blob of the digest.
-pub(crate) fn is_content_of(digest: &Digest, content: &[u8]) -> bool {
-    Hasher::digest(digest.function(), content).within(digest.namespace()) == *digest
+/// Whether a blob's payload decodes to the blob of the digest.
+pub(crate) fn is_content_of(header: &RecordHeader, payload: &[u8]) -> bool {
+    let Some(raw) = encoding::decode(header.encoding, payload, header.digest.size_bytes()) else { return false };
+    Hasher::digest(header.digest.function(), &raw).within(header.digest.namespace()) == header.digest
 }

@@ -32,6 +32,8 @@ pub(crate) struct Limits {
     pub(crate) piece_patience: Duration,
     /// Bytes of answers that are not slices of the store and wait for their clients to take them.
     pub(crate) answer_bytes_max: usize,
+    /// Bytes of blobs that are stored compressed, decoded for streams whose clients have not taken them yet.
+    pub(crate) decoded_bytes_max: usize,
     /// The largest message sent to a client that did not ask for more: what stock gRPC clients accept (4 MiB), less slack.
     pub(crate) response_size_bytes_max: usize,
     /// Streaming uploads open at once; parked ones are not counted here.
@@ -76,6 +78,7 @@ impl Default for Limits {
             small_message_bytes_max: 64 * MIB,
             piece_patience: Duration::from_secs(5),
             answer_bytes_max: 256 * MIB,
+            decoded_bytes_max: 256 * MIB,
             response_size_bytes_max: 4 * MIB - 8 * 1024,
             concurrent_uploads_max: 4096,
             staged_bytes_max: 256 * MIB,
@@ -183,6 +186,7 @@ pub(crate) struct Budgets {
     /// For the others.
     pub(crate) small_message_bytes: YieldingBudget,
     pub(crate) answer_bytes: Budget,
+    pub(crate) decoded_bytes: Budget,
     pub(crate) trees: Budget,
     pub(crate) listings: Budget,
 }
@@ -198,6 +202,7 @@ impl Budgets {
             message_bytes: yielding("bytes of messages being received", limits.message_bytes_max),
             small_message_bytes: yielding("bytes of small messages being received", limits.small_message_bytes_max),
             answer_bytes: Budget::new("bytes of answers on their way", limits.answer_bytes_max, wait_max),
+            decoded_bytes: Budget::new("decoded bytes on their way", limits.decoded_bytes_max, wait_max),
             trees: Budget::new("opened trees", limits.concurrent_trees_max, wait_max),
             listings: Budget::new("tree listings", limits.concurrent_listings_max, wait_max),
         }
@@ -214,7 +219,7 @@ impl Budgets {
     }
 
     /// All of them by name, for the metrics.
-    pub(crate) fn all(&self) -> [(&'static str, &Budget); 8] {
+    pub(crate) fn all(&self) -> [(&'static str, &Budget); 9] {
         [
             ("uploads", &self.uploads),
             ("staged_bytes", self.staged_bytes.budget()),
@@ -222,6 +227,7 @@ impl Budgets {
             ("message_bytes", self.message_bytes.budget()),
             ("small_message_bytes", self.small_message_bytes.budget()),
             ("answer_bytes", &self.answer_bytes),
+            ("decoded_bytes", &self.decoded_bytes),
             ("trees", &self.trees),
             ("listings", &self.listings),
         ]

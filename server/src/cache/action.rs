@@ -166,7 +166,7 @@ impl Cache {
                 return Err(ActionError::Invalid(format!("the bytes of `{name}` are not those of its digest")));
             }
             *digest_field = Some(to_wire(&digest));
-            self.put(digest, &bytes).await?;
+            self.put(digest, bytes).await?;
         }
         Ok(())
     }

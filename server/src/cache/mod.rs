@@ -4,6 +4,7 @@
 mod action;
 mod asset;
 mod closure;
+mod compressed;
 mod logs;
 mod parking;
 mod read;
@@ -16,14 +17,17 @@ use std::sync::Arc;
 
 use cask_engine::{Engine, EngineError};
 use cask_index::DigestFunction;
+use cask_proto::Compressor;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 
 pub(crate) use self::action::{ActionError, InlineOptions};
+pub(crate) use self::compressed::CompressedUpload;
 pub(crate) use self::logs::LogError;
 use self::logs::OpenLogs;
 use self::parking::Parking;
-pub(crate) use self::read::BlobStream;
-pub(crate) use self::resumable::StartError;
+pub(crate) use self::read::{BlobStream, Wire};
+pub(crate) use self::resumable::{ResumableUpload, StartError};
 use self::upload::StagedUpload;
 pub(crate) use self::upload::{PendingPut, too_slow};
 use crate::access::instances::Instances;
@@ -42,6 +46,9 @@ pub(crate) const DIGEST_FUNCTIONS: [DigestFunction; 8] = [
     DigestFunction::GitSha1,
 ];
 
+/// The compressors that blobs may travel under, the one to use first: some clients take the first without looking.
+pub(crate) const COMPRESSORS: &[Compressor] = &[Compressor::Zstd];
+
 /// The store as the edge sees it. Cheap to clone; all clones share one engine and one set of budgets.
 #[derive(Clone)]
 pub(crate) struct Cache {
@@ -55,15 +62,19 @@ struct Shared {
     budgets: Budgets,
     parking: Parking<StagedUpload>,
     open_logs: OpenLogs,
+    /// Turns at compressing and decompressing: each has a context of its own, a MiB or so, and there are only so many
+    /// processors.
+    coders: Arc<Semaphore>,
 }
 
 impl Cache {
     pub(crate) fn new(engine: Engine, instances: Instances, limits: Limits) -> Cache {
         let budgets = Budgets::new(&limits);
         let parking = Parking::new(limits.parked_uploads_max, limits.parked_bytes_max, limits.parked_age_max);
-        Cache {
-            shared: Arc::new(Shared { engine, instances, limits, budgets, parking, open_logs: OpenLogs::default() }),
-        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let coders = Arc::new(Semaphore::new(2 * processors));
+        let open_logs = OpenLogs::default();
+        Cache { shared: Arc::new(Shared { engine, instances, limits, budgets, parking, open_logs, coders }) }
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -119,6 +130,29 @@ impl Cache {
                 return budget.take(bytes).await.map_err(over_budget);
             }
         }
+    }
+
+    /// Pays for bytes that were decoded for a stream, until its client has taken them.
+    async fn decoded_room(&self, bytes: usize) -> Result<Permit, EngineError> {
+        self.shared.budgets.decoded_bytes.take(bytes).await.map_err(over_budget)
+    }
+
+    /// A turn at compressing or decompressing. Cancel-safe.
+    async fn coder(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.shared.coders).acquire_owned().await.expect("turns are never closed")
+    }
+
+    /// Runs work for the processor, as `blocking` does, when there is a turn for it.
+    async fn on_processor<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let turn = self.coder().await;
+        blocking(move || {
+            let _turn = turn;
+            work()
+        })
+        .await
     }
 
     /// A place among the listings of trees.

@@ -18,7 +18,7 @@ use sha2::Digest as _;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::{ActionError, Cache, InlineOptions, StartError};
+use super::{ActionError, Cache, InlineOptions, StartError, Wire};
 use crate::access::instances::Instances;
 use crate::access::limits::Limits;
 
@@ -66,10 +66,14 @@ fn limits() -> Limits {
 
 impl Fixture {
     fn new() -> Fixture {
+        Self::with(&options(), limits())
+    }
+
+    fn with(options: &EngineOptions, limits: Limits) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
-        let (engine, stepper, _) = Engine::open_stepped(disk(&folder), &options(), clock(), &[7; 56]).unwrap();
+        let (engine, stepper, _) = Engine::open_stepped(disk(&folder), options, clock(), &[7; 56]).unwrap();
         assert_eq!(engine.part_size_bytes(), PART);
-        Fixture { cache: Cache::new(engine, Instances::default(), limits()), stepper, folder }
+        Fixture { cache: Cache::new(engine, Instances::default(), limits), stepper, folder }
     }
 
     /// Runs `work` to its end, and the engine whenever `work` waits.
@@ -93,12 +97,12 @@ impl Fixture {
 
     async fn store(&self, data: &[u8]) -> Digest {
         let digest = digest_of(data);
-        self.drive(self.cache.put(digest, data)).await.unwrap();
+        self.drive(self.cache.put(digest, Bytes::copy_from_slice(data))).await.unwrap();
         digest
     }
 
     async fn read(&self, digest: &Digest, offset: u64, limit: Option<u64>) -> Vec<u8> {
-        let mut stream = self.cache.read(digest, offset, limit).await.unwrap();
+        let mut stream = self.cache.read(digest, offset, limit, Wire::Plain).await.unwrap();
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next_chunk().await.unwrap() {
             assert!(!chunk.is_empty());
@@ -108,10 +112,20 @@ impl Fixture {
         bytes
     }
 
+    /// Waits for what compresses in the background, and for the engine.
+    async fn settle(&self) {
+        let turns = 2 * std::thread::available_parallelism().map_or(1, usize::from);
+        let all = self.cache.shared.coders.acquire_many(turns as u32).await.unwrap();
+        self.stepper.run_until_idle();
+        drop(all);
+    }
+
     /// Every budget is full again and the engine knows of no upload.
     fn assert_nothing_held(&self) {
         let budgets = &self.cache.shared.budgets;
-        assert!(budgets.staged_bytes.budget().try_take(STAGED_BYTES_MAX).is_some(), "staged bytes leaked");
+        let staged_bytes = budgets.staged_bytes.budget();
+        assert!(staged_bytes.try_take(staged_bytes.limit()).is_some(), "staged bytes leaked");
+        assert_eq!(budgets.decoded_bytes.used(), 0, "decoded bytes leaked");
         assert!(budgets.uploads.try_take(4).is_some(), "an upload slot leaked");
         assert_eq!(self.cache.engine().stats().uploads_open, 0);
     }
@@ -422,6 +436,146 @@ async fn any_range_of_a_blob_is_exactly_that() {
     }
 }
 
+/// Bytes that compress.
+fn text(seed: u64, length: usize) -> Vec<u8> {
+    content(seed, length).into_iter().map(|byte| byte % 16).collect()
+}
+
+fn zstd(data: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(data, 3).unwrap()
+}
+
+/// Room for a decoder, its window and two parts.
+fn roomy() -> Limits {
+    Limits { staged_bytes_max: 32 * PART, ..limits() }
+}
+
+#[tokio::test]
+async fn decoded_bytes_are_paid_for_until_the_reader_has_taken_them() {
+    let decoded_bytes_max = 3 * PART;
+    let wait_max = Duration::from_millis(50);
+    let fixture = Fixture::with(&options(), Limits { decoded_bytes_max, budget_wait_max: wait_max, ..roomy() });
+    let data = text(70, 4 * PART);
+    let digest = digest_of(&data);
+    let mut upload = fixture.cache.begin_compressed_upload(digest).await.unwrap().unwrap();
+    fixture.drive(upload.write(&zstd(&data))).await.unwrap();
+    fixture.drive(upload.finish()).await.unwrap();
+
+    let budget = &fixture.cache.shared.budgets.decoded_bytes;
+    let mut stream = fixture.cache.read(&digest, 0, None, Wire::Plain).await.unwrap();
+    let mut taken = Vec::new();
+    for part in 1..=3 {
+        taken.push(stream.next_chunk().await.unwrap().unwrap());
+        assert_eq!(budget.used(), part * PART);
+    }
+    // A slice of a chunk keeps all of it.
+    let slice = taken[0].slice(..1);
+    taken.remove(0);
+    assert_eq!(budget.used(), decoded_bytes_max);
+    assert!(matches!(stream.next_chunk().await, Err(EngineError::Full { .. })), "waited for and refused");
+    drop(slice);
+    assert_eq!(stream.next_chunk().await.unwrap().unwrap(), &data[3 * PART..], "the stream is where it was");
+    drop((taken, stream));
+    assert_eq!(budget.used(), 0);
+    // As it is stored it costs nothing.
+    let mut stream = fixture.cache.read(&digest, 0, None, Wire::Zstd).await.unwrap();
+    let mut wire = Vec::new();
+    while let Some(chunk) = stream.next_chunk().await.unwrap() {
+        assert_eq!(budget.used(), 0);
+        wire.extend_from_slice(&chunk);
+    }
+    assert_eq!(zstd::stream::decode_all(&wire[..]).unwrap(), data);
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test]
+async fn a_compressed_upload_that_ends_anywhere_gives_everything_back() {
+    for (seed, length) in [(80, PART / 2), (81, PART), (82, PART + 1), (83, 5 * PART)] {
+        let fixture = Fixture::with(&options(), roomy());
+        let data = text(seed, length);
+        let digest = digest_of(&data);
+        let streams = [zstd(&data), data.chunks(10).flat_map(zstd).collect::<Vec<u8>>()];
+        for stream in &streams {
+            for cut in [0, 1, 20, stream.len() / 2, stream.len() - 1] {
+                let mut upload = fixture.cache.begin_compressed_upload(digest).await.unwrap().unwrap();
+                for piece in stream[..cut].chunks(1000) {
+                    fixture.drive(upload.write(piece)).await.unwrap();
+                }
+                assert_eq!(upload.received_bytes(), cut as u64);
+                if cut % 2 == 0 {
+                    let outcome = fixture.drive(upload.finish()).await;
+                    assert!(matches!(outcome, Err(EngineError::Mismatch { .. })), "cut at {cut} of {length}");
+                } else {
+                    drop(upload);
+                }
+                fixture.settle().await;
+                fixture.assert_nothing_held();
+                assert!(!fixture.cache.engine().contains(&digest).unwrap());
+            }
+        }
+        for (position, stream) in streams.iter().enumerate() {
+            let Some(mut upload) = fixture.cache.begin_compressed_upload(digest).await.unwrap() else {
+                assert_eq!(position, 1);
+                continue;
+            };
+            fixture.drive(upload.write(stream)).await.unwrap();
+            fixture.drive(upload.finish()).await.unwrap();
+        }
+        assert_eq!(fixture.read(&digest, 0, None).await, data);
+        fixture.assert_nothing_held();
+    }
+}
+
+#[tokio::test]
+async fn a_window_that_could_never_be_paid_for_is_refused_for_good() {
+    let fixture = Fixture::with(&options(), roomy());
+    let data = text(90, 5 * PART);
+    let streamed = |window_log| {
+        let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.include_contentsize(false).unwrap();
+        encoder.window_log(window_log).unwrap();
+        std::io::Write::write_all(&mut encoder, &data).unwrap();
+        encoder.finish().unwrap()
+    };
+    for (window_log, is_taken) in [(22, false), (20, true)] {
+        let mut upload = fixture.cache.begin_compressed_upload(digest_of(&data)).await.unwrap().unwrap();
+        let written = fixture.drive(upload.write(&streamed(window_log))).await;
+        if is_taken {
+            written.unwrap();
+            fixture.drive(upload.finish()).await.unwrap();
+        } else {
+            assert!(matches!(written, Err(EngineError::Mismatch { .. })), "2^{window_log}");
+            drop(upload);
+        }
+        fixture.assert_nothing_held();
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_compresses_takes_and_gives_every_range() {
+    let compression = cask_engine::Compression::Zstd;
+    let fixture = Fixture::with(&EngineOptions { compression, ..options() }, roomy());
+    for length in [1, 1000, PART, PART + 1, 3 * PART + 77] {
+        let data = text(100 + length as u64, length);
+        let digest = digest_of(&data);
+        let mut session = fixture.cache.begin_upload(digest).await.unwrap().unwrap();
+        fixture.drive(session.write(&data)).await.unwrap();
+        fixture.drive(session.finish()).await.unwrap();
+        for offset in [0, 1, PART - 1, PART, PART + 1, length / 2, length] {
+            for limit in [None, Some(1), Some(PART), Some(2 * PART)] {
+                if offset <= length {
+                    let end = limit.map_or(length, |limit| offset.saturating_add(limit).min(length));
+                    let found = fixture.read(&digest, offset as u64, limit.map(|limit| limit as u64)).await;
+                    assert!(found == data[offset..end], "{length} bytes from {offset}, at most {limit:?}");
+                }
+            }
+        }
+        assert_eq!(fixture.cache.read_whole(&digest, length as u64).await.unwrap(), data);
+        fixture.assert_nothing_held();
+    }
+    assert!(fixture.cache.engine().stats().appended_bytes_total < (4 * PART) as u64, "some of it was compressed");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_result_is_served_while_all_of_it_is_there_and_not_before() {
     let fixture = Fixture::new();
@@ -509,7 +663,7 @@ async fn before_the_index_is_complete_clients_are_told_to_come_again() {
     };
     assert_eq!(find_missing().unwrap_err().code(), tonic::Code::Unavailable);
     assert_eq!(get().await, StatusCode::SERVICE_UNAVAILABLE);
-    let error = fixture.cache.put(digest_of(b"new"), b"new").await.unwrap_err();
+    let error = fixture.cache.put(digest_of(b"new"), Bytes::from_static(b"new")).await.unwrap_err();
     assert!(matches!(error, EngineError::Loading), "{error}");
 
     fixture.stepper.load();

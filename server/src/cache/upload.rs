@@ -4,11 +4,14 @@
 //! in flight: a client faster than the disk is held back, and a session holds at most two parts of memory. Each part is
 //! paid for from the server's budget of staged bytes before its first byte is taken, and the price is given back when the engine has
 //! written (or dropped) it. Since a session never waits for budget while it holds a part of its own that is not on its way
-//! to the disk, waiting sessions cannot starve each other.
+//! to the disk, waiting sessions cannot starve each other. Where the store compresses, a part does on a blocking thread while the
+//! next one is filled.
 //!
 //! Cancellation: every `async fn` here may be dropped at any await. What was accepted so far is counted exactly
 //! (`received_bytes`), and the session can go on, be parked, or be dropped, which abandons the upload and gives back all it holds.
 
+use bytes::Bytes;
+use cask_engine::encoding::INLINE_ENCODE_BYTES_MAX;
 use cask_engine::{BeginUpload, Completion, EngineError, Upload};
 use cask_index::Digest;
 use tokio::sync::oneshot;
@@ -58,15 +61,41 @@ impl Cache {
     }
 
     /// Stores one whole blob that is in memory already; returns when it is readable.
-    pub(crate) async fn put(&self, digest: Digest, data: &[u8]) -> Result<(), EngineError> {
+    pub(crate) async fn put(&self, digest: Digest, data: Bytes) -> Result<(), EngineError> {
         self.begin_put(digest, data).await?.stored().await
     }
 
     /// As `put`, but returns when the engine has taken the bytes, so that several puts share one group commit.
-    pub(crate) async fn begin_put(&self, digest: Digest, data: &[u8]) -> Result<PendingPut, EngineError> {
+    pub(crate) async fn begin_put(&self, digest: Digest, data: Bytes) -> Result<PendingPut, EngineError> {
         let holding = self.stage(data.len()).await?;
         let (done, told) = completion(Some(holding.into_permit()));
-        self.engine().put(digest, data, done);
+        if self.engine().compresses() && data.len() > INLINE_ENCODE_BYTES_MAX {
+            let (engine, turn) = (self.engine().clone(), self.coder().await);
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                engine.put(digest, &data, done);
+            });
+        } else {
+            self.engine().put(digest, &data, done);
+        }
+        Ok(PendingPut { told })
+    }
+
+    /// As `begin_put`, for a blob that comes as a zstd stream. The caller has seen to it that the digest's size is one that
+    /// may be held in memory.
+    pub(crate) async fn begin_put_zstd(&self, digest: Digest, stream: Bytes) -> Result<PendingPut, EngineError> {
+        let size_bytes = usize::try_from(digest.size_bytes()).unwrap_or(usize::MAX);
+        let holding = self.stage(stream.len().saturating_add(size_bytes)).await?;
+        let (done, told) = completion(Some(holding.into_permit()));
+        if size_bytes > INLINE_ENCODE_BYTES_MAX {
+            let (engine, turn) = (self.engine().clone(), self.coder().await);
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                engine.put_zstd(digest, &stream, done);
+            });
+        } else {
+            self.engine().put_zstd(digest, &stream, done);
+        }
         Ok(PendingPut { told })
     }
 }
@@ -116,8 +145,40 @@ impl UploadSession {
         self.settle().await?;
         let StagedUpload { upload, part, in_flight: _ } = self.staged;
         let (done, stored) = completion(part.map(|(holding, _)| holding.into_permit()));
-        upload.finish(done)?;
+        let verified = upload.verify()?;
+        if verified.takes_a_while() {
+            let turn = self.cache.coder().await;
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                verified.submit(done);
+            });
+        } else {
+            verified.submit(done);
+        }
         outcome(stored).await
+    }
+
+    /// Stores a blob of one record, of which nothing was written, from its zstd stream; returns when it is readable. `room`
+    /// pays for the stream and for what it decodes to.
+    pub(super) async fn finish_zstd(self, stream: Vec<u8>, room: Holding) -> Result<(), EngineError> {
+        let (done, stored) = completion(Some(room.into_permit()));
+        let upload = self.staged.upload;
+        if upload.digest().size_bytes() > INLINE_ENCODE_BYTES_MAX as u64 {
+            self.cache.on_processor(move || upload.finish_zstd(stream, done)).await?;
+        } else {
+            upload.finish_zstd(stream, done)?;
+        }
+        outcome(stored).await
+    }
+
+    /// The blob comes compressed: it is to be stored so, part by part, where that pays.
+    pub(super) fn prefer_compressed(&mut self) {
+        self.staged.upload.prefer_compressed();
+    }
+
+    /// Whether the blob is one record in the store.
+    pub(super) fn is_one_record(&self) -> bool {
+        self.staged.upload.is_one_record()
     }
 
     /// Ready when others need the memory of the part that this upload fills too slowly: end it then, with [`too_slow`].
@@ -136,10 +197,20 @@ impl UploadSession {
 
     async fn flush_part(&mut self) -> Result<(), EngineError> {
         self.settle().await?;
+        // Before the part is taken out of the upload: the wait may be cut short.
+        let turn = if self.staged.upload.compresses() { Some(self.cache.coder().await) } else { None };
         let permit = self.staged.part.take().map(|(holding, _)| holding.into_permit());
         let (done, written) = completion(permit);
-        self.staged.upload.flush_part(done);
         self.staged.in_flight = Some(written);
+        let part = self.staged.upload.take_part();
+        match turn {
+            // The next part is filled meanwhile.
+            Some(turn) => drop(tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                part.submit(done);
+            })),
+            None => part.submit(done),
+        }
         Ok(())
     }
 

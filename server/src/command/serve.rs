@@ -25,7 +25,7 @@ use crate::access::instances::{Instances, Terms};
 use crate::access::limits::Limits;
 use crate::asset::{Assets, OriginSettings};
 use crate::cache::Cache;
-use crate::config::{CasSharing, Config, DiskAdapter, Durability, Settings, Surroundings};
+use crate::config::{CasSharing, Compression, Config, DiskAdapter, Durability, Settings, Surroundings};
 use crate::http_cache::HttpCache;
 use crate::observe::pages::Pages;
 use crate::observe::requests::RequestCounts;
@@ -174,6 +174,10 @@ fn open_store(config: &Config) -> Result<Engine, Failure> {
     options.durability = match config.durability {
         Durability::Written => cask_engine::Durability::Written,
         Durability::Synced => cask_engine::Durability::Synced,
+    };
+    options.compression = match config.compression {
+        Compression::Off => cask_engine::Compression::Off,
+        Compression::Zstd => cask_engine::Compression::Zstd,
     };
     options.disk_adapter = match config.disk_adapter {
         DiskAdapter::Auto => cask_engine::DiskAdapter::Auto,

@@ -84,6 +84,7 @@ mod tests {
             durability = "synced"
             scrub_period = "30d"
             disk_adapter = "uring"
+            compression = "zstd"
             asset_origins = ["example.com", "*.example.org:8443"]
             asset_allow_private_origins = true
             asset_max_size = "1GiB"
@@ -117,6 +118,7 @@ mod tests {
                 "cask.toml: line 1: invalid type: integer `4`, expected a length of time such as \"4h\", \"10m\" or \"90s\"",
             ),
             ("durability = \"fsync\"", "cask.toml: line 1: unknown variant `fsync`, expected `written` or `synced`"),
+            ("compression = \"gzip\"", "cask.toml: line 1: unknown variant `gzip`, expected `off` or `zstd`"),
             (
                 "disk_adapter = \"io_uring\"",
                 "cask.toml: line 1: unknown variant `io_uring`, expected one of `auto`, `uring`, `positioned`",

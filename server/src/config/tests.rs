@@ -14,6 +14,7 @@ impl Settings {
             ("durability", self.durability.is_none()),
             ("scrub_period", self.scrub_period.is_none()),
             ("disk_adapter", self.disk_adapter.is_none()),
+            ("compression", self.compression.is_none()),
             ("asset_origins", self.asset_origins.is_none()),
             ("asset_allow_private_origins", self.asset_allow_private_origins.is_none()),
             ("asset_max_size", self.asset_max_size.is_none()),
@@ -91,12 +92,12 @@ fn a_source_that_says_everything_leaves_nothing_to_the_weaker() {
     let all = |text: &str| file::parse(Path::new("cask.toml"), text).expect("settings");
     let one = all(
         "listen = \"a:1\"\ndir = \"/a\"\nmax_size = 1\nlease = \"1h\"\nlease_floor = \"1m\"\ndurability = \"written\"\nscrub_period = \"1d\"\n\
-                   disk_adapter = \"auto\"\nlog_format = \"text\"\ndrain_timeout = \"1s\"\nmax_connections = 1\nmax_uploads = 1\nmax_staged = 1\n\
+                   disk_adapter = \"auto\"\ncompression = \"off\"\nlog_format = \"text\"\ndrain_timeout = \"1s\"\nmax_connections = 1\nmax_uploads = 1\nmax_staged = 1\n\
                    instances = [\"a\"]\nasset_origins = [\"a\"]\nasset_allow_private_origins = true\nasset_max_size = 1\nasset_timeout = \"1s\"",
     );
     let other = all(
         "listen = \"b:2\"\ndir = \"/b\"\nmax_size = 2\nlease = \"2h\"\nlease_floor = \"2m\"\ndurability = \"synced\"\nscrub_period = \"2d\"\n\
-                     disk_adapter = \"uring\"\nlog_format = \"json\"\ndrain_timeout = \"2s\"\nmax_connections = 2\nmax_uploads = 2\nmax_staged = 2\n\
+                     disk_adapter = \"uring\"\ncompression = \"zstd\"\nlog_format = \"json\"\ndrain_timeout = \"2s\"\nmax_connections = 2\nmax_uploads = 2\nmax_staged = 2\n\
                      instances = [\"b\", \"*\"]\nasset_origins = [\"b\", \"*\"]\nasset_allow_private_origins = false\nasset_max_size = 2\nasset_timeout = \"2s\"",
     );
     let debug = |settings: &Settings| format!("{settings:?}");

@@ -5,6 +5,7 @@ mod write;
 
 use std::pin::Pin;
 
+use cask_proto::Compressor;
 use cask_proto::bytestream::byte_stream_server::{ByteStream, ByteStreamServer};
 use cask_proto::bytestream::{
     QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
@@ -15,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::health::Readiness;
 use super::request;
-use crate::cache::Cache;
+use crate::cache::{Cache, Wire};
 use crate::status;
 
 /// The service, with its message limits set.
@@ -40,7 +41,8 @@ impl ByteStream for ByteStreamService {
             let chunks = log::read(&self.cache, self.readiness.clone(), log, &request).await?;
             return Ok(Response::new(Box::pin(chunks)));
         }
-        let digest = request::read_name(&self.cache, &request.resource_name)?.digest;
+        let name = request::read_name(&self.cache, &request.resource_name)?;
+        let digest = name.digest;
         let offset = u64::try_from(request.read_offset)
             .ok()
             .filter(|offset| *offset <= digest.size_bytes())
@@ -50,9 +52,17 @@ impl ByteStream for ByteStreamService {
             Ok(limit) => Some(limit),
             Err(_) => return Err(Status::invalid_argument(format!("read_limit {} is negative", request.read_limit))),
         };
-        let blob = self.cache.read(&digest, offset, limit).await.map_err(status::grpc)?;
+        let wire = match name.compressor {
+            Compressor::Identity => Wire::Plain,
+            Compressor::Zstd if limit.is_some() => {
+                return Err(Status::invalid_argument("read_limit must be 0 for a compressed blob"));
+            }
+            Compressor::Zstd => Wire::Zstd,
+            Compressor::Deflate | Compressor::Brotli => return Err(request::unserved(name.compressor).into()),
+        };
+        let blob = self.cache.read(&digest, offset, limit, wire).await.map_err(status::grpc)?;
         // Pulled by the transport: a chunk is taken from the store when there is room to send it, so a slow client costs
-        // the two chunks of a `BlobStream` and no task.
+        // what a `BlobStream` holds and no task.
         let responses = stream::try_unfold(blob, |mut blob| async move {
             let chunk = blob.next_chunk().await.map_err(status::grpc)?;
             Ok(chunk.map(|data| (ReadResponse { data }, blob)))
@@ -62,7 +72,7 @@ impl ByteStream for ByteStreamService {
 
     async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
         let committed_size = write::receive(&self.cache, self.readiness.clone(), request.into_inner()).await?;
-        Ok(Response::new(WriteResponse { committed_size: committed_size as i64 }))
+        Ok(Response::new(WriteResponse { committed_size }))
     }
 
     async fn query_write_status(

@@ -11,7 +11,7 @@ use cask_proto::semver::SemVer;
 use tonic::{Request, Response, Status};
 
 use super::request;
-use crate::cache::{Cache, DIGEST_FUNCTIONS};
+use crate::cache::{COMPRESSORS, Cache, DIGEST_FUNCTIONS};
 
 pub(crate) fn server(cache: &Cache) -> CapabilitiesServer<CapabilitiesService> {
     let served = served(cache.limits().batch_total_size_bytes_max, cache.engine().blob_size_bytes_max());
@@ -45,6 +45,7 @@ impl Capabilities for CapabilitiesService {
 }
 
 fn served(batch_total_size_bytes_max: u64, blob_size_bytes_max: u64) -> ServerCapabilities {
+    let compressors: Vec<i32> = COMPRESSORS.iter().map(|compressor| compressor.wire_number()).collect();
     let wire_size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     ServerCapabilities {
         cache_capabilities: Some(CacheCapabilities {
@@ -58,7 +59,9 @@ fn served(batch_total_size_bytes_max: u64, blob_size_bytes_max: u64) -> ServerCa
             max_batch_total_size_bytes: wire_size(batch_total_size_bytes_max),
             symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Allowed.into(),
             max_cas_blob_size_bytes: wire_size(blob_size_bytes_max),
-            // No compressors, no splitting, no splicing: an empty list and unset flags say so.
+            supported_compressors: compressors.clone(),
+            supported_batch_update_compressors: compressors,
+            // No splitting, no splicing: unset flags say so.
             ..CacheCapabilities::default()
         }),
         // A cache executes nothing; the message itself must be absent.

@@ -74,8 +74,7 @@ impl ContentAddressableStorage for CasService {
     ) -> Result<Response<BatchUpdateBlobsResponse>, Status> {
         let request = request.into_inner();
         let rule = request::digest_rule(&self.cache, &request.instance_name, request.digest_function)?;
-        let sizes = request.requests.iter().map(|item| item.data.len() as u64);
-        self.check_batch_total("carries", sizes)?;
+        self.check_batch_total("carries", request.requests.iter().map(item_bytes))?;
         // All items are handed over before the first is waited for, so that they share group commits. An item that has to wait for
         // staging budget waits for items before it at most, which are on their way already.
         let mut puts = Vec::with_capacity(request.requests.len());
@@ -107,21 +106,23 @@ impl ContentAddressableStorage for CasService {
         let answer_bytes = sizes.sum::<u64>() as usize + item_overhead_bytes(&request.digests);
         let answer_room = self.cache.answer_room(answer_bytes).await.map_err(status::grpc)?;
         let mut room = self.read_room(&request.digests)?;
+        // What a client lists beside it is its own business: plain bytes are always acceptable.
+        let takes_zstd = request.acceptable_compressors.contains(&Compressor::Zstd.wire_number());
         let mut responses = Vec::with_capacity(digests.len());
         for (digest, wire) in digests.into_iter().zip(request.digests) {
             let outcome = match digest {
-                Ok(digest) => self.read_item(&digest, &mut room).await,
+                Ok(digest) => self.read_item(&digest, takes_zstd, &mut room).await,
                 Err(answer) => Err(answer),
             };
-            let (data, status) = match outcome {
-                Ok(data) => (data, rpc::Status::default()),
-                Err(answer) => (Bytes::new(), answer.into()),
+            let (data, compressor, status) = match outcome {
+                Ok((data, compressor)) => (data, compressor, rpc::Status::default()),
+                Err(answer) => (Bytes::new(), Compressor::Identity, answer.into()),
             };
             responses.push(batch_read_blobs_response::Response {
                 digest: Some(wire),
                 data,
                 status: Some(status),
-                compressor: Compressor::Identity.wire_number(),
+                compressor: compressor.wire_number(),
             });
         }
         let mut response = Response::new(BatchReadBlobsResponse { responses });
@@ -185,8 +186,13 @@ impl CasService {
         item: &batch_update_blobs_request::Request,
     ) -> Result<PendingPut, Answer> {
         let digest = request::digest_field(rule, "digest", item.digest.as_ref())?;
-        request::uncompressed(Compressor::from_wire_number(item.compressor).map_err(answer_of)?)?;
-        self.cache.begin_put(digest, &item.data).await.map_err(answer_of)
+        let compressor = Compressor::from_wire_number(item.compressor).map_err(answer_of)?;
+        request::served_compressor(compressor)?;
+        match compressor {
+            Compressor::Identity => self.cache.begin_put(digest, item.data.clone()).await,
+            _ => self.cache.begin_put_zstd(digest, item.data.clone()).await,
+        }
+        .map_err(answer_of)
     }
 
     /// Bytes of data that a batch answer has room for beside the digests and statuses of its items. The advertised limit is on blob
@@ -200,14 +206,35 @@ impl CasService {
         })
     }
 
-    async fn read_item(&self, digest: &Digest, room_bytes: &mut usize) -> Result<Bytes, Answer> {
+    /// The blob as zstd where it is stored so and the client takes it, else as it is.
+    async fn read_item(
+        &self,
+        digest: &Digest,
+        takes_zstd: bool,
+        room_bytes: &mut usize,
+    ) -> Result<(Bytes, Compressor), Answer> {
         if digest.size_bytes() > *room_bytes as u64 {
             return Err(Answer::exhausted("the answer has no more room; ask for this blob again"));
         }
-        let data = self.cache.read_whole(digest, *room_bytes as u64).await.map_err(answer_of)?;
+        let (data, compressor) = if takes_zstd {
+            self.cache.read_whole_either(digest, *room_bytes as u64).await.map_err(answer_of)?
+        } else {
+            let data = self.cache.read_whole(digest, *room_bytes as u64).await.map_err(answer_of)?;
+            (data, Compressor::Identity)
+        };
         *room_bytes -= data.len();
-        Ok(data)
+        Ok((data, compressor))
     }
+}
+
+/// Bytes of blob that an item carries: of a compressed one it is the digest that says, and that bounds what it is decoded to.
+fn item_bytes(item: &batch_update_blobs_request::Request) -> u64 {
+    let sent_bytes = item.data.len() as u64;
+    if item.compressor == Compressor::Identity.wire_number() {
+        return sent_bytes;
+    }
+    let promised_bytes = item.digest.as_ref().and_then(|digest| u64::try_from(digest.size_bytes).ok());
+    sent_bytes.max(promised_bytes.unwrap_or(0))
 }
 
 fn item_overhead_bytes(digests: &[reapi::Digest]) -> usize {

@@ -6,7 +6,7 @@ use cask_proto::digest::DigestRule;
 use cask_proto::{Compressor, ReadName, WriteName, reapi};
 
 use crate::access::instances::Instance;
-use crate::cache::Cache;
+use crate::cache::{COMPRESSORS, Cache};
 use crate::status::{Answer, answer_of};
 
 /// A request's `instance_name`.
@@ -36,25 +36,27 @@ pub(super) fn digest_field(
 /// The name of a blob to read.
 pub(super) fn read_name(cache: &Cache, name: &str) -> Result<ReadName, Answer> {
     let (_, name) = cache.instances().read_name(name).map_err(answer_of)?;
-    uncompressed(name.compressor)?;
+    served_compressor(name.compressor)?;
     Ok(name)
 }
 
 /// The name of an upload.
 pub(super) fn write_name(cache: &Cache, name: &str) -> Result<WriteName, Answer> {
     let (_, name) = cache.instances().write_name(name).map_err(answer_of)?;
-    uncompressed(name.compressor)?;
+    served_compressor(name.compressor)?;
     Ok(name)
 }
 
-/// Compressed transfers are refused, like everything the capabilities do not list.
-pub(super) fn uncompressed(compressor: Compressor) -> Result<(), Answer> {
-    if compressor == Compressor::Identity {
+/// Refuses compressors that the capabilities do not list.
+pub(super) fn served_compressor(compressor: Compressor) -> Result<(), Answer> {
+    if compressor == Compressor::Identity || COMPRESSORS.contains(&compressor) {
         Ok(())
     } else {
-        Err(Answer::invalid(format!(
-            "compressor {} is not supported; the capabilities list those that are",
-            compressor.name()
-        )))
+        Err(unserved(compressor))
     }
+}
+
+/// What is said to who uses another.
+pub(super) fn unserved(compressor: Compressor) -> Answer {
+    Answer::invalid(format!("compressor {} is not supported; the capabilities list those that are", compressor.name()))
 }

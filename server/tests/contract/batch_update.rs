@@ -1,7 +1,6 @@
 //! Section C: `BatchUpdateBlobs`.
 //!
-//! C8, C10 and C11 ask for zstd, which is not advertised yet: what is not advertised is refused by item (C9), and
-//! those lines return with compression.
+//! C8, C10 and C11 ask for compression: they are in `compression`.
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::{BatchUpdateBlobsRequest, batch_update_blobs_request};
 use bazel_remote_apis::build::bazel::remote::execution::v2::{compressor, digest_function};

@@ -1,9 +1,10 @@
 //! Section A: capabilities and what holds for every call.
 //!
-//! Left out: A14 to A16 (identities and mTLS: no access control yet); A17 is in `instances`. A6 and A7 are conditional: they bite once compression or chunking is advertised.
+//! Left out: A14 to A16 (identities and mTLS: no access control yet); A17 is in `instances`. A6 is in `compression`.
+//! A7 is conditional: it bites once chunking is advertised.
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::{
-    ActionResult, CacheCapabilities, FindMissingBlobsRequest, ServerCapabilities, compressor, digest_function,
+    ActionResult, CacheCapabilities, FindMissingBlobsRequest, ServerCapabilities, digest_function,
     symlink_absolute_path_strategy,
 };
 use bazel_remote_apis::build::bazel::semver::SemVer;
@@ -71,20 +72,6 @@ async fn a05_the_symlink_strategy_is_known() {
     let (_server, cache) = start().await;
     let strategy = cache_capabilities(&cache).await.symlink_absolute_path_strategy;
     assert_ne!(strategy, symlink_absolute_path_strategy::Value::Unknown as i32);
-}
-
-#[tokio::test]
-async fn a06_zstd_leads_the_compressors() {
-    let (_server, cache) = start().await;
-    let capabilities = cache_capabilities(&cache).await;
-    for compressors in [capabilities.supported_compressors, capabilities.supported_batch_update_compressors] {
-        let strong: Vec<i32> =
-            compressors.into_iter().filter(|&value| value != compressor::Value::Identity as i32).collect();
-        assert!(
-            strong.is_empty() || strong[0] == compressor::Value::Zstd as i32,
-            "some clients blindly take the first"
-        );
-    }
 }
 
 #[tokio::test]

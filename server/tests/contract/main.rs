@@ -3,7 +3,7 @@
 //! The tests drive the real binary through independently generated clients. Where the protocol allows several
 //! answers a test takes the set; where it is silent and Cask has chosen, it takes Cask's choice.
 //! Sections follow the checklist: general and capabilities (A), finding (B), batches (C, D), trees (E), streams (F, G),
-//! chunking (H), the action cache (I), the neighbours: health, reflection, HTTP (L). `functions` and `instances` ask the same of every digest function and kind of instance.
+//! chunking (H), the action cache (I), the neighbours: health, reflection, HTTP (L). `compression` has what all of them say of compressors; `functions` and `instances` ask the same of every digest function and kind of instance.
 //! `known_faults` holds faults seen
 //! in other servers, `robustness` what no client should send,
 //! `bounds` what clients can make the server hold.
@@ -17,6 +17,7 @@ mod batch_update;
 mod bounds;
 mod capabilities;
 mod chunking;
+mod compression;
 mod find_missing;
 mod functions;
 mod get_tree;

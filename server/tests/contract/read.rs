@@ -1,7 +1,6 @@
 //! Section F: ByteStream.Read.
 //!
-//! F13 to F15, F21 and F10's second half ask for compression: until a compressor is advertised, a compressed name is
-//! refused for good. F17 asks for BLAKE3, which is not advertised yet: its name is refused too, and never aliases.
+//! F13 to F16, F21 and F10's second half ask for compression: they are in `compression`. F17 asks for BLAKE3, which is not advertised yet: its name is refused too, and never aliases.
 //! F19's 10 GiB are scaled to a blob many times larger than what the server may buffer.
 
 use tonic::Code;
@@ -142,20 +141,6 @@ async fn f12_junk_names_are_invalid() {
         assert_invalid(&cache.read_range(&name, 0, 0).await, &name[..name.len().min(120)]);
     }
     assert_eq!(cache.read(&digest).await.expect("the blob under its right name"), b"something");
-}
-
-#[tokio::test]
-async fn f13_f14_f15_f16_compressed_names_are_refused_for_good() {
-    let (_server, cache) = start().await;
-    let digest = cache.store(b"something").await;
-    let capabilities = cache.capabilities().await.expect("GetCapabilities").cache_capabilities.unwrap_or_default();
-    assert_eq!(capabilities.supported_compressors, Vec::<i32>::new(), "compression came: bring F13 to F15 to life");
-    for compressor in ["zstd", "deflate", "brotli", "identity", "lzma", ""] {
-        let name = format!("compressed-blobs/{compressor}/{}/{}", digest.hash, digest.size_bytes);
-        for (offset, limit) in [(0, 0), (3, 0), (0, 3)] {
-            assert_invalid(&cache.read_range(&name, offset, limit).await, &name);
-        }
-    }
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! Section G: ByteStream.Write and `QueryWriteStatus`.
 //!
-//! G7, G10 to G12, G29 and G30 ask for compression: until a compressor is advertised, a compressed name is refused
-//! for good. G8's "one stored copy" shows only in the store's size, which a black box cannot tell from slack.
+//! G7, G10 to G12, G29 and G30 ask for compression: they are in `compression`. G8's "one stored copy" shows only in the store's size, which a black box cannot tell from slack.
 
 use bazel_remote_apis::google::bytestream::WriteRequest;
 use tonic::{Code, Status};
@@ -138,24 +137,6 @@ async fn g06_an_existing_blob_may_be_sent_in_full_again() {
     let (digest, data) = blob(61, 5 * MIB);
     for _ in 0..5 {
         assert_eq!(cache.upload(&digest, &data).await.expect("Write"), data.len() as i64);
-    }
-}
-
-#[tokio::test]
-async fn g07_g10_g11_g12_g29_g30_compressed_names_are_refused_for_good() {
-    let (_server, cache) = start().await;
-    let (stored, data) = blob(7, 1000);
-    cache.store(&data).await;
-    let capabilities = cache.capabilities().await.expect("GetCapabilities").cache_capabilities.unwrap_or_default();
-    assert_eq!(capabilities.supported_compressors, Vec::<i32>::new(), "compression came: bring these lines to life");
-    for digest in [stored, absent_digest(7)] {
-        for compressor in ["zstd", "deflate", "brotli", "identity", "lzma"] {
-            let rest =
-                format!("uploads/{}/compressed-blobs/{compressor}/{}/{}", uuid(), digest.hash, digest.size_bytes);
-            let outcome = cache.write(vec![piece(&rest, 0, b"\x28\xb5\x2f\xfd garbage", true)]).await;
-            assert_invalid(&outcome, &rest);
-            assert_invalid(&cache.write_status(&rest).await, &rest);
-        }
     }
 }
 

@@ -255,11 +255,20 @@ impl Server {
         self.log.text()
     }
 
+    /// The most memory that was resident at once, mapped pages of the store included.
+    pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
     /// Anonymous resident memory in bytes: the process's own, without the mapped pages of the store.
     pub(crate) fn anonymous_memory_bytes(&self) -> u64 {
+        self.status_bytes("RssAnon:")
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero()))
             .expect("the process has a status file");
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line for RssAnon");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name");
         let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number of kilobytes");
         kibibytes * 1024
     }

@@ -24,7 +24,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use self::record::{FinishedLog, PIECE_RECORD_BYTES, Piece};
-use super::Cache;
+use super::{Cache, Wire};
 
 /// What is kept in memory of an open log, and the size of its blobs.
 const PIECE_BYTES: usize = 128 * 1024;
@@ -275,7 +275,7 @@ impl Cache {
     async fn store_tail(&self, log: &OpenLog) -> Result<(), LogError> {
         let data = Bytes::copy_from_slice(&log.content.lock().tail);
         let digest = Hasher::digest(DigestFunction::Sha256, &data).within(log.namespace);
-        self.put(digest, &data).await?;
+        self.put(digest, data).await?;
         let mut content = log.content.lock();
         let end = content.size_bytes();
         content.pieces.push(Piece { digest, end });
@@ -334,7 +334,8 @@ impl LogReader {
                 Next::Chunk(chunk) => chunk,
                 Next::Stored(digest, offset) => {
                     let read = async {
-                        let mut blob = self.cache.read(&digest, offset, Some(CHUNK_BYTES_MAX as u64)).await?;
+                        let mut blob =
+                            self.cache.read(&digest, offset, Some(CHUNK_BYTES_MAX as u64), Wire::Plain).await?;
                         blob.next_chunk().await
                     };
                     match read.await {

@@ -8,42 +8,52 @@
 //! finish_write ---> verify and store: OK, full size
 //! half-close -----> OK, bytes so far; parked                        cut, silent, displaced ----> error; parked
 //! ```
-//! An upload that ends with an error of its own is gone; one that is cut off waits to be resumed.
+//! An upload that ends with an error of its own is gone; one that is cut off waits to be resumed. Of a compressed blob offsets
+//! count the bytes of the zstd stream, and so does the committed size; an upload of one that is cut off is gone too, and what
+//! it could go on from is always 0.
 
 use std::time::Duration;
 
+use cask_engine::EngineError;
 use cask_proto::bytestream::WriteRequest;
+use cask_proto::{Compressor, WriteName};
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use crate::cache::{Cache, too_slow};
+use crate::cache::{Cache, CompressedUpload, ResumableUpload, too_slow};
 use crate::service::health::Readiness;
-use crate::service::request;
+use crate::service::request::{self, unserved};
 use crate::status;
 
 /// How long an answer is held back for the client's half-close after `finish_write`, to see that nothing follows. Clients
 /// send it along with the last message; one that does not gets its answer this much later.
 const HALF_CLOSE_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Receives one stream; returns the committed size.
+/// What a compressed upload of a blob that is there already has committed.
+const PRESENT_COMPRESSED: i64 = -1;
+
+/// Receives one stream; returns the committed size as it is sent.
 pub(super) async fn receive(
     cache: &Cache,
     readiness: watch::Receiver<Readiness>,
     mut messages: Streaming<WriteRequest>,
-) -> Result<u64, Status> {
+) -> Result<i64, Status> {
     let idle_max = cache.limits().upload_idle_max;
     let Some(mut message) = within(idle_max, messages.message()).await? else {
         return Err(Status::invalid_argument("the stream ended before its first message"));
     };
     if let Some((_, log)) = super::log::resource(cache, &message.resource_name)? {
-        return super::log::write(cache, readiness, log, message, &mut messages).await;
+        let committed_bytes = super::log::write(cache, readiness, log, message, &mut messages).await?;
+        return Ok(committed_bytes as i64);
     }
     let mut sequence = Sequence::begin(&message)?;
     let name = request::write_name(cache, &message.resource_name)?;
     let digest = name.digest;
-    let Some(mut upload) = cache.start_upload(name, sequence.next_offset).await.map_err(status::grpc)? else {
-        return Ok(digest.size_bytes());
+    let present = match name.compressor {
+        Compressor::Identity => digest.size_bytes() as i64,
+        _ => PRESENT_COMPRESSED,
     };
+    let Some(mut upload) = Incoming::begin(cache, name, sequence.next_offset).await? else { return Ok(present) };
     loop {
         if let Err(fault) = sequence.accept(&message) {
             upload.end();
@@ -65,11 +75,11 @@ pub(super) async fn receive(
         };
         match next {
             Some(next) => message = next,
-            None => return Ok(upload.received_bytes()),
+            None => return Ok(upload.resumable_bytes() as i64),
         }
         if cache.engine().contains(&digest).map_err(status::grpc)? {
             upload.end();
-            return Ok(digest.size_bytes());
+            return Ok(present);
         }
     }
     let stored = async { upload.finish().await.map_err(status::grpc) };
@@ -80,8 +90,89 @@ pub(super) async fn receive(
             Ok(Ok(None) | Err(_)) | Err(_) => Ok(()),
         }
     };
-    tokio::try_join!(stored, nothing_follows)?;
-    Ok(digest.size_bytes())
+    let (committed_bytes, ()) = tokio::try_join!(stored, nothing_follows)?;
+    Ok(committed_bytes as i64)
+}
+
+/// An upload by what its name says of its bytes.
+enum Incoming {
+    /// As they are: can be resumed.
+    Plain(ResumableUpload),
+    /// As a zstd stream: cannot.
+    Zstd(CompressedUpload),
+}
+
+impl Incoming {
+    /// `None`: the blob is present.
+    async fn begin(cache: &Cache, name: WriteName, offset: u64) -> Result<Option<Self>, Status> {
+        match name.compressor {
+            Compressor::Identity => {
+                let upload = cache.start_upload(name, offset).await.map_err(status::grpc)?;
+                Ok(upload.map(Self::Plain))
+            }
+            Compressor::Zstd => {
+                let upload = cache.begin_compressed_upload(name.digest).await.map_err(status::grpc)?;
+                if upload.is_some() && offset != 0 {
+                    return Err(Status::invalid_argument(format!(
+                        "a compressed upload cannot be resumed: it begins at 0, not at {offset}"
+                    )));
+                }
+                Ok(upload.map(Self::Zstd))
+            }
+            Compressor::Deflate | Compressor::Brotli => Err(unserved(name.compressor).into()),
+        }
+    }
+
+    async fn write(&mut self, data: &[u8]) -> Result<(), EngineError> {
+        match self {
+            Self::Plain(upload) => upload.write(data).await,
+            Self::Zstd(upload) => upload.write(data).await,
+        }
+    }
+
+    /// Stores the blob; the bytes that the client sent, beginning with those of earlier streams.
+    async fn finish(self) -> Result<u64, EngineError> {
+        match self {
+            Self::Plain(upload) => {
+                let size_bytes = upload.received_bytes();
+                upload.finish().await.map(|()| size_bytes)
+            }
+            Self::Zstd(upload) => {
+                let received_bytes = upload.received_bytes();
+                upload.finish().await.map(|()| received_bytes)
+            }
+        }
+    }
+
+    /// Where the upload could go on, if it were cut off now.
+    fn resumable_bytes(&self) -> u64 {
+        match self {
+            Self::Plain(upload) => upload.received_bytes(),
+            Self::Zstd(_) => 0,
+        }
+    }
+
+    /// Ends the upload without storing or parking it.
+    fn end(self) {
+        match self {
+            Self::Plain(mut upload) => upload.end(),
+            Self::Zstd(_) => {}
+        }
+    }
+
+    async fn asked_to_end(&self) {
+        match self {
+            Self::Plain(upload) => upload.asked_to_end().await,
+            Self::Zstd(upload) => upload.asked_to_end().await,
+        }
+    }
+
+    async fn give_way(&self) {
+        match self {
+            Self::Plain(upload) => upload.give_way().await,
+            Self::Zstd(_) => std::future::pending().await,
+        }
+    }
 }
 
 /// The next message, unless the client is silent for too long.

@@ -4,14 +4,16 @@
 //! answers a test takes the set; where it is silent and Cask has chosen, it takes Cask's choice.
 //! Sections follow the checklist: general and capabilities (A), finding (B), batches (C, D), trees (E), streams (F, G),
 //! chunking (H), the action cache (I), the neighbours: health, reflection, HTTP (L). `functions` and `instances` ask the same of every digest function and kind of instance.
-//! `known_faults` holds faults seen
-//! in other servers, `robustness` what no client should send,
-//! `bounds` what clients can make the server hold.
+//! `known_faults`, `batch_faults`, `name_faults`, `size_faults` and `stream_faults` hold faults seen in other servers,
+//! `robustness` what no client should send, `bounds` what clients can make the server hold.
+//!
+//! `checklist.txt` has all lines, and `../conformance.py` makes docs/conformance.md of it and of the names of the tests.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod action_cache;
+mod batch_faults;
 mod batch_read;
 mod batch_update;
 mod bounds;
@@ -25,10 +27,13 @@ mod http_cache;
 mod instances;
 mod known_faults;
 mod log_stream;
+mod name_faults;
 mod read;
 mod remote_asset;
 mod remote_asset_origin;
 mod robustness;
+mod size_faults;
+mod stream_faults;
 mod write;
 
 use support::grpc::Cache;

@@ -4,9 +4,11 @@
 //! answers a test takes the set; where it is silent and Cask has chosen, it takes Cask's choice.
 //! Sections follow the checklist: general and capabilities (A), finding (B), batches (C, D), trees (E), streams (F, G),
 //! chunking (H), the action cache (I), the neighbours: health, reflection, HTTP (L). `functions` and `instances` ask the same of every digest function and kind of instance.
-//! `known_faults`, `batch_faults`, `name_faults`, `size_faults` and `stream_faults` hold faults seen in other servers,
-//! `robustness` what no client should send, `bounds` what clients can make the server hold.
+//! `known_faults` holds faults seen
+//! in other servers, `robustness` what no client should send,
+//! `bounds` what clients can make the server hold.
 //!
+//! `batch_faults`, `name_faults`, `size_faults` and `stream_faults` hold more of the faults seen in other servers.
 //! `checklist.txt` has all lines, and `../conformance.py` makes docs/conformance.md of it and of the names of the tests.
 
 #[path = "../support/mod.rs"]

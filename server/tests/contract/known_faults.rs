@@ -1,8 +1,6 @@
 //! Faults other cache servers are known for, each as a test; the numbers are those of our list of them.
 //!
-//! Covered under their line of the checklist instead: 50 (`http_cache`: L17), more of 1 and 2 (`action_cache`: I4 to I6),
-//! 7 and 48 (`find_missing`: B13), 8 (`read`: F3 to F8), 10 (`write`: G6, G9), 14 (`batch_update`: C9),
-//! 15 (`batch_read`: D9), 16 (C5, D8), 39 (`get_tree`: E8, E9), 42 (`write`: G27), 51 (`health`: L12).
+//! More of them, by what they are of: `batch_faults`, `name_faults`, `size_faults`, `stream_faults`. docs/faults.md has all.
 
 use std::fs;
 

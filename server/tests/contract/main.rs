@@ -7,11 +7,15 @@
 //! `known_faults` holds faults seen
 //! in other servers, `robustness` what no client should send,
 //! `bounds` what clients can make the server hold.
+//!
+//! `batch_faults`, `name_faults`, `size_faults` and `stream_faults` hold more of the faults seen in other servers.
+//! `checklist.txt` has all lines, and `../conformance.py` makes docs/conformance.md of it and of the names of the tests.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod action_cache;
+mod batch_faults;
 mod batch_read;
 mod batch_update;
 mod bounds;
@@ -26,10 +30,13 @@ mod http_cache;
 mod instances;
 mod known_faults;
 mod log_stream;
+mod name_faults;
 mod read;
 mod remote_asset;
 mod remote_asset_origin;
 mod robustness;
+mod size_faults;
+mod stream_faults;
 mod write;
 
 use support::grpc::Cache;

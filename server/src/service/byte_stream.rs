@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::health::Readiness;
-use super::request;
+use super::request::{self, AnnouncedName};
 use crate::cache::{Cache, Wire};
 use crate::status;
 
@@ -36,7 +36,9 @@ impl ByteStream for ByteStreamService {
     type ReadStream = Pin<Box<dyn Stream<Item = Result<ReadResponse, Status>> + Send + 'static>>;
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let announced = AnnouncedName::of(request.metadata());
         let request = request.into_inner();
+        announced.check(&request.resource_name)?;
         if let Some(log) = log::resource(&self.cache, &request.resource_name)? {
             let chunks = log::read(&self.cache, self.readiness.clone(), log, &request).await?;
             return Ok(Response::new(Box::pin(chunks)));
@@ -71,7 +73,9 @@ impl ByteStream for ByteStreamService {
     }
 
     async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
-        let committed_size = write::receive(&self.cache, self.readiness.clone(), request.into_inner()).await?;
+        let announced = AnnouncedName::of(request.metadata());
+        let (readiness, messages) = (self.readiness.clone(), request.into_inner());
+        let committed_size = write::receive(&self.cache, readiness, &announced, messages).await?;
         Ok(Response::new(WriteResponse { committed_size }))
     }
 
@@ -79,7 +83,9 @@ impl ByteStream for ByteStreamService {
         &self,
         request: Request<QueryWriteStatusRequest>,
     ) -> Result<Response<QueryWriteStatusResponse>, Status> {
+        let announced = AnnouncedName::of(request.metadata());
         let request = request.into_inner();
+        announced.check(&request.resource_name)?;
         if let Some(log) = log::resource(&self.cache, &request.resource_name)? {
             return Ok(Response::new(log::write_status(&self.cache, log).await?));
         }

@@ -5,9 +5,33 @@ use cask_index::Digest;
 use cask_proto::digest::DigestRule;
 use cask_proto::{Compressor, ReadName, WriteName, reapi};
 
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+
 use crate::access::instances::Instance;
 use crate::cache::{COMPRESSORS, Cache};
 use crate::status::{Answer, answer_of};
+
+/// The header in which a client may repeat a `ByteStream` name, so that a proxy can route by it without reading the body.
+const RESOURCE_NAME_HEADER: &str = "build.bazel.remote.execution.v2.resource-name";
+
+/// The name in that header. Whoever routed by it must not have routed something else here.
+pub(super) struct AnnouncedName(Option<MetadataValue<Ascii>>);
+
+impl AnnouncedName {
+    pub(super) fn of(metadata: &MetadataMap) -> Self {
+        Self(metadata.get(RESOURCE_NAME_HEADER).cloned())
+    }
+
+    /// Refuses a request whose header names another resource than its message.
+    pub(super) fn check(&self, name: &str) -> Result<(), Answer> {
+        match &self.0 {
+            Some(announced) if announced.as_bytes() != name.as_bytes() => Err(Answer::invalid(format!(
+                "the header {RESOURCE_NAME_HEADER} names another resource than the request"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// A request's `instance_name`.
 pub(super) fn instance(cache: &Cache, name: &str) -> Result<Instance, Answer> {

@@ -8,13 +8,13 @@ use bazel_remote_apis::build::bazel::remote::execution::v2::{
     symlink_absolute_path_strategy,
 };
 use bazel_remote_apis::build::bazel::semver::SemVer;
-use bazel_remote_apis::google::bytestream::ReadRequest;
+use bazel_remote_apis::google::bytestream::{QueryWriteStatusRequest, ReadRequest};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 
 use crate::start;
 use crate::support::blob::{absent_digest, blob, digest_of};
-use crate::support::grpc::{Cache, assert_code, assert_invalid};
+use crate::support::grpc::{Cache, assert_code, assert_invalid, code, piece};
 
 async fn server_capabilities(cache: &Cache) -> ServerCapabilities {
     cache.capabilities().await.expect("GetCapabilities")
@@ -175,6 +175,31 @@ async fn a12_malformed_request_metadata_fails_no_call() {
             request.metadata_mut().insert_bin(key, MetadataValue::from_bytes(value));
             cache.byte_stream().read(request).await.expect("a read with odd metadata");
         }
+    }
+}
+
+/// The header repeats the name, on reads, writes and questions alike; one that names something else is refused.
+#[tokio::test]
+async fn a13_the_resource_name_header_agrees_or_is_refused() {
+    const HEADER: &str = "build.bazel.remote.execution.v2.resource-name";
+    let (_server, cache) = start().await;
+    let (digest, data) = blob(133, 1000);
+    let (write_name, read_name) = (cache.write_name(&digest), cache.read_name(&digest));
+    for (announced, agrees) in [(write_name.as_str(), true), (read_name.as_str(), false)] {
+        let value: MetadataValue<_> = announced.parse().expect("a name is a header value");
+        let mut write = Request::new(tokio_stream::iter(vec![piece(&write_name, 0, &data, true)]));
+        write.metadata_mut().insert(HEADER, value.clone());
+        let outcome = cache.byte_stream().write(write).await;
+        assert_eq!(code(&outcome), if agrees { Code::Ok } else { Code::InvalidArgument }, "{announced}");
+        let asked = QueryWriteStatusRequest { resource_name: write_name.clone() };
+        let mut query = Request::new(asked);
+        query.metadata_mut().insert(HEADER, value.clone());
+        let outcome = cache.byte_stream().query_write_status(query).await;
+        assert_eq!(code(&outcome), if agrees { Code::Ok } else { Code::InvalidArgument }, "{announced}");
+        let mut read = Request::new(ReadRequest { resource_name: read_name.clone(), ..ReadRequest::default() });
+        read.metadata_mut().insert(HEADER, value);
+        let outcome = cache.byte_stream().read(read).await;
+        assert_eq!(code(&outcome), if agrees { Code::InvalidArgument } else { Code::Ok }, "{announced}");
     }
 }
 

@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 
 use crate::cache::{Cache, CompressedUpload, ResumableUpload, too_slow};
 use crate::service::health::Readiness;
-use crate::service::request::{self, unserved};
+use crate::service::request::{self, AnnouncedName, unserved};
 use crate::status;
 
 /// How long an answer is held back for the client's half-close after `finish_write`, to see that nothing follows. Clients
@@ -36,12 +36,14 @@ const PRESENT_COMPRESSED: i64 = -1;
 pub(super) async fn receive(
     cache: &Cache,
     readiness: watch::Receiver<Readiness>,
+    announced: &AnnouncedName,
     mut messages: Streaming<WriteRequest>,
 ) -> Result<i64, Status> {
     let idle_max = cache.limits().upload_idle_max;
     let Some(mut message) = within(idle_max, messages.message()).await? else {
         return Err(Status::invalid_argument("the stream ended before its first message"));
     };
+    announced.check(&message.resource_name)?;
     if let Some((_, log)) = super::log::resource(cache, &message.resource_name)? {
         let committed_bytes = super::log::write(cache, readiness, log, message, &mut messages).await?;
         return Ok(committed_bytes as i64);

@@ -55,5 +55,6 @@ fn capabilities_are_told_in_lines() {
     let server = Server::start(&folder.path().join("store"), |_| {});
     let printed = ask(&server, &["capabilities"]);
     assert!(printed.contains("digest functions   SHA256, BLAKE3, "), "{printed}");
+    assert!(printed.contains("compressors        zstd\n"), "{printed}");
     assert!(printed.contains("remote execution   no\n"), "{printed}");
 }

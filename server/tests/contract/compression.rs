@@ -19,7 +19,7 @@ const MIB: usize = 1024 * 1024;
 const PART: usize = MIB / 4;
 
 /// A server of each setting.
-async fn both() -> Vec<(Server, Cache)> {
+pub(crate) async fn both() -> Vec<(Server, Cache)> {
     let mut servers = Vec::new();
     for compression in ["--compression=off", "--compression=zstd"] {
         servers.push(start_with(Options { flags: vec![compression], ..Options::default() }).await);
@@ -28,11 +28,11 @@ async fn both() -> Vec<(Server, Cache)> {
 }
 
 /// Compresses to about a half; depends on `seed` alone.
-fn text(seed: u64, size: usize) -> Vec<u8> {
+pub(crate) fn text(seed: u64, size: usize) -> Vec<u8> {
     bytes(seed, size).into_iter().map(|byte| b'a' + byte % 16).collect()
 }
 
-fn zstd(data: &[u8]) -> Vec<u8> {
+pub(crate) fn zstd(data: &[u8]) -> Vec<u8> {
     zstd::bulk::compress(data, 3).expect("zstd compresses anything")
 }
 
@@ -50,24 +50,24 @@ fn zstd_streamed(data: &[u8], window_log: u32) -> Vec<u8> {
     encoder.finish().expect("zstd compresses anything")
 }
 
-fn unzstd(stream: &[u8]) -> Vec<u8> {
+pub(crate) fn unzstd(stream: &[u8]) -> Vec<u8> {
     zstd::stream::decode_all(stream).expect("what the server sends is zstd")
 }
 
-fn read_name(digest: &Digest) -> String {
+pub(crate) fn read_name(digest: &Digest) -> String {
     format!("compressed-blobs/zstd/{}/{}", digest.hash, digest.size_bytes)
 }
 
-fn write_name(digest: &Digest) -> String {
+pub(crate) fn write_name(digest: &Digest) -> String {
     format!("uploads/{}/compressed-blobs/zstd/{}/{}", uuid(), digest.hash, digest.size_bytes)
 }
 
-async fn upload(cache: &Cache, digest: &Digest, stream: &[u8]) -> Result<i64, tonic::Status> {
+pub(crate) async fn upload(cache: &Cache, digest: &Digest, stream: &[u8]) -> Result<i64, tonic::Status> {
     cache.write(write_messages(&write_name(digest), stream, 64 * 1024)).await
 }
 
 /// Uploads as it is.
-async fn store(cache: &Cache, data: &[u8]) -> Digest {
+pub(crate) async fn store(cache: &Cache, data: &[u8]) -> Digest {
     let digest = digest_of(data);
     assert_eq!(cache.upload(&digest, data).await.expect("Write"), data.len() as i64);
     digest
@@ -240,7 +240,7 @@ async fn g09_a_compressed_upload_ends_when_another_was_faster() {
 }
 
 /// What a stream may be that is not the blob's.
-fn wrong_streams(data: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn wrong_streams(data: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let stream = zstd(data);
     let mut another = data.to_vec();
     another[data.len() / 2] ^= 1;
@@ -438,7 +438,7 @@ async fn f_a_damaged_stored_stream_is_never_served() {
     }
 }
 
-fn zstd_item(digest: &Digest, data: &[u8]) -> batch_update_blobs_request::Request {
+pub(crate) fn zstd_item(digest: &Digest, data: &[u8]) -> batch_update_blobs_request::Request {
     batch_update_blobs_request::Request {
         compressor: compressor::Value::Zstd as i32,
         ..update_item(digest.clone(), data.to_vec())
@@ -533,7 +533,7 @@ async fn d05_d06_compressors_are_offers() {
     }
 }
 
-async fn http(server: &Server, method: Method, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+pub(crate) async fn http(server: &Server, method: Method, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let mut request = Request::builder().method(method.clone()).uri(path).header("host", "cask");
     if method == Method::PUT {
         request = request.header("content-length", body.len());

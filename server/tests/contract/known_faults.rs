@@ -1,6 +1,7 @@
 //! Faults other cache servers are known for, each as a test; the numbers are those of our list of them.
 //!
-//! More of them, by what they are of: `batch_faults`, `name_faults`, `size_faults`, `stream_faults`. docs/faults.md has all.
+//! More of them, by what they are of: `batch_faults`, `compression_faults`, `name_faults`, `size_faults`,
+//! `stream_faults`. docs/faults.md has all.
 
 use std::fs;
 

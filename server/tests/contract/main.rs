@@ -8,7 +8,8 @@
 //! in other servers, `robustness` what no client should send,
 //! `bounds` what clients can make the server hold.
 //!
-//! `batch_faults`, `name_faults`, `size_faults` and `stream_faults` hold more of the faults seen in other servers.
+//! `batch_faults`, `compression_faults`, `name_faults`, `size_faults` and `stream_faults` hold more of the faults seen in
+//! other servers.
 //! `checklist.txt` has all lines, and `../conformance.py` makes docs/conformance.md of it and of the names of the tests.
 
 #[path = "../support/mod.rs"]
@@ -22,6 +23,7 @@ mod bounds;
 mod capabilities;
 mod chunking;
 mod compression;
+mod compression_faults;
 mod find_missing;
 mod functions;
 mod get_tree;

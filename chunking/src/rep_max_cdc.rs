@@ -185,6 +185,7 @@ fn block_maxima<const N: usize>(table: &Table, bytes: &[u8]) -> [u64; N] {
     let mut maxima = hashes;
     let blocks: [&[u8; BLOCK_PLACES - 1]; N] =
         blocks.map(|block| block[WINDOW_BYTES..].try_into().expect("a block's length"));
+    #[expect(clippy::needless_range_loop, reason = "the blocks are walked side by side")]
     for index in 0..BLOCK_PLACES - 1 {
         for lane in 0..N {
             hashes[lane] = gear::step(table, hashes[lane], blocks[lane][index]);

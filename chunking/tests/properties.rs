@@ -8,7 +8,7 @@ use proptest::prelude::*;
 fn bytes(seed: u64, variety: u8, length: usize) -> Vec<u8> {
     let mut state = seed;
     let next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 56) as u8) % variety.max(1)
     };
     std::iter::repeat_with(next).take(length).collect()

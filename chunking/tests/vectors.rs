@@ -62,7 +62,7 @@ fn sha256(data: &[u8]) -> String {
     })
 }
 
-fn check(chunker: Chunker, expected: &[(usize, &str)]) {
+fn check(chunker: &Chunker, expected: &[(usize, &str)]) {
     // In one piece and in pieces of an odd size.
     for piece_bytes in [PICTURE.len(), 977] {
         let mut cutter = Cutter::new(chunker.clone(), PICTURE.len() as u64);
@@ -92,11 +92,11 @@ fn the_picture_is_the_one_of_the_vectors() {
 
 #[test]
 fn fast_cdc_cuts_as_the_vectors_do() {
-    check(Chunker::FastCdc(FastCdc::new(16 * 1024)), &FAST_CDC_16_KIB);
+    check(&Chunker::FastCdc(FastCdc::new(16 * 1024)), &FAST_CDC_16_KIB);
 }
 
 #[test]
 fn rep_max_cdc_cuts_as_the_vectors_do() {
-    check(Chunker::RepMaxCdc(RepMaxCdc::new(4096, 32 * 1024)), &REP_MAX_CDC_4_KIB);
-    check(Chunker::RepMaxCdc(RepMaxCdc::new(8192, 0)), &REP_MAX_CDC_8_KIB_NO_HORIZON);
+    check(&Chunker::RepMaxCdc(RepMaxCdc::new(4096, 32 * 1024)), &REP_MAX_CDC_4_KIB);
+    check(&Chunker::RepMaxCdc(RepMaxCdc::new(8192, 0)), &REP_MAX_CDC_8_KIB_NO_HORIZON);
 }

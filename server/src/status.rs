@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::access::instances::{InstanceError, ReadOnly};
-use crate::cache::{ActionError, LogError, StartError};
+use crate::cache::{ActionError, ChunkingError, LogError, StartError};
 
 /// An index is filled in seconds, whatever its size.
 const LOADING_RETRY: Duration = Duration::from_secs(1);
@@ -63,6 +63,19 @@ impl From<&LogError> for Answer {
             LogError::Finished | LogError::TooLong { .. } => Answer::precondition(error.to_string()),
             LogError::TooMany { .. } => Answer::exhausted(error.to_string()),
             LogError::Engine(error) => error.into(),
+        }
+    }
+}
+
+impl From<&ChunkingError> for Answer {
+    fn from(error: &ChunkingError) -> Answer {
+        match error {
+            ChunkingError::ChunksMissing { .. } => {
+                Answer { message: error.to_string(), ..Answer::from(&EngineError::NotFound) }
+            }
+            ChunkingError::SizesDiffer { .. } => Answer::invalid(error.to_string()),
+            ChunkingError::TooManyChunks { .. } => Answer::precondition(error.to_string()),
+            ChunkingError::Engine(error) => error.into(),
         }
     }
 }
@@ -220,6 +233,9 @@ mod tests {
             Answer::from(&EngineError::TooLarge { size_bytes: 2, limit_bytes: 1 }),
             Answer::from(&EngineError::DataLoss(digest)),
             Answer::from(&ActionError::Invalid("reason".to_owned())),
+            Answer::from(&ChunkingError::ChunksMissing { count: 1, first: digest }),
+            Answer::from(&ChunkingError::SizesDiffer { blob: digest, found: "7".to_owned() }),
+            Answer::from(&ChunkingError::TooManyChunks { limit: 1 }),
             Answer::from(&StartError::Offset { offset: 1, received_bytes: 0 }),
             Answer::from(&WireError::DigestUnset("digest")),
         ] {

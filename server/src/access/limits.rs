@@ -63,6 +63,10 @@ pub(crate) struct Limits {
     pub(crate) open_logs_max: usize,
     /// `GetTree` listings open at once. Apart from the above, because a client that does not read on holds its listing.
     pub(crate) concurrent_listings_max: usize,
+    /// Blobs being split or spliced at once: each has a thread, a window of up to 7 MiB, and its list.
+    pub(crate) concurrent_chunkings_max: usize,
+    /// Chunks of one blob.
+    pub(crate) chunk_list_chunks_max: usize,
 }
 
 const MIB: usize = 1024 * 1024;
@@ -95,6 +99,8 @@ impl Default for Limits {
             concurrent_trees_max: 32,
             open_logs_max: 1024,
             concurrent_listings_max: 32,
+            concurrent_chunkings_max: 8,
+            chunk_list_chunks_max: 256 * 1024,
         }
     }
 }
@@ -189,6 +195,7 @@ pub(crate) struct Budgets {
     pub(crate) decoded_bytes: Budget,
     pub(crate) trees: Budget,
     pub(crate) listings: Budget,
+    pub(crate) chunkings: Budget,
 }
 
 impl Budgets {
@@ -205,6 +212,7 @@ impl Budgets {
             decoded_bytes: Budget::new("decoded bytes on their way", limits.decoded_bytes_max, wait_max),
             trees: Budget::new("opened trees", limits.concurrent_trees_max, wait_max),
             listings: Budget::new("tree listings", limits.concurrent_listings_max, wait_max),
+            chunkings: Budget::new("blobs being split or spliced", limits.concurrent_chunkings_max, wait_max),
         }
     }
 
@@ -219,7 +227,7 @@ impl Budgets {
     }
 
     /// All of them by name, for the metrics.
-    pub(crate) fn all(&self) -> [(&'static str, &Budget); 9] {
+    pub(crate) fn all(&self) -> [(&'static str, &Budget); 10] {
         [
             ("uploads", &self.uploads),
             ("staged_bytes", self.staged_bytes.budget()),
@@ -230,6 +238,7 @@ impl Budgets {
             ("decoded_bytes", &self.decoded_bytes),
             ("trees", &self.trees),
             ("listings", &self.listings),
+            ("chunkings", &self.chunkings),
         ]
     }
 }

@@ -3,6 +3,7 @@
 
 mod action;
 mod asset;
+mod chunking;
 mod closure;
 mod compressed;
 mod logs;
@@ -22,14 +23,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 
 pub(crate) use self::action::{ActionError, InlineOptions};
+pub(crate) use self::chunking::{
+    ChunkList, ChunkMapping, ChunkingError, ChunkingFunction, FAST_CDC_AVERAGE_BYTES, REP_MAX_CDC_HORIZON_BYTES,
+    REP_MAX_CDC_MIN_BYTES,
+};
 pub(crate) use self::compressed::CompressedUpload;
 pub(crate) use self::logs::LogError;
 use self::logs::OpenLogs;
 use self::parking::Parking;
 pub(crate) use self::read::{BlobStream, Wire};
 pub(crate) use self::resumable::{ResumableUpload, StartError};
-use self::upload::StagedUpload;
 pub(crate) use self::upload::{PendingPut, too_slow};
+use self::upload::{StagedUpload, UploadSession};
 use crate::access::instances::Instances;
 use crate::access::limits::{Budgets, Limits, OverBudget, Permit};
 use crate::access::yielding::Holding;
@@ -158,6 +163,11 @@ impl Cache {
     /// A place among the listings of trees.
     pub(crate) async fn listing_slot(&self) -> Result<Permit, EngineError> {
         self.shared.budgets.listings.take(1).await.map_err(over_budget)
+    }
+
+    /// A place among the blobs that are being split or spliced.
+    async fn chunking_slot(&self) -> Result<Permit, EngineError> {
+        self.shared.budgets.chunkings.take(1).await.map_err(over_budget)
     }
 
     /// A place among the trees of action results that are being opened.

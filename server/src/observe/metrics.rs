@@ -23,7 +23,7 @@ enum Kind {
 #[derive(Clone, Debug)]
 pub(crate) struct EdgeGauges {
     /// Name, used, limit.
-    budgets: [(&'static str, usize, usize); 9],
+    budgets: [(&'static str, usize, usize); 10],
     parked_uploads: usize,
     parked_bytes: usize,
     open_logs: usize,
@@ -330,7 +330,7 @@ mod tests {
         let stats = EngineStats { disk_bytes: 50 << 30, ..EngineStats::default() };
         let assets = AssetStats { lookups: vec![("hit", 4)], ..AssetStats::default() };
         let edge =
-            EdgeGauges { budgets: [("things", 3, 10); 9], parked_uploads: 1, parked_bytes: 2, open_logs: 3, assets };
+            EdgeGauges { budgets: [("things", 3, 10); 10], parked_uploads: 1, parked_bytes: 2, open_logs: 3, assets };
         let page = exposition(&stats, &edge, &requests, 1_700_000_000.5);
 
         let mut families = std::collections::HashSet::new();

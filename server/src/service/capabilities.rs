@@ -4,14 +4,16 @@ use cask_proto::digest::function_field;
 use cask_proto::reapi::capabilities_server::{Capabilities, CapabilitiesServer};
 use cask_proto::reapi::priority_capabilities::PriorityRange;
 use cask_proto::reapi::{
-    ActionCacheUpdateCapabilities, CacheCapabilities, GetCapabilitiesRequest, PriorityCapabilities, ServerCapabilities,
-    symlink_absolute_path_strategy,
+    ActionCacheUpdateCapabilities, CacheCapabilities, FastCdc2020Params, GetCapabilitiesRequest, PriorityCapabilities,
+    RepMaxCdcParams, ServerCapabilities, symlink_absolute_path_strategy,
 };
 use cask_proto::semver::SemVer;
 use tonic::{Request, Response, Status};
 
 use super::request;
-use crate::cache::{COMPRESSORS, Cache, DIGEST_FUNCTIONS};
+use crate::cache::{
+    COMPRESSORS, Cache, DIGEST_FUNCTIONS, FAST_CDC_AVERAGE_BYTES, REP_MAX_CDC_HORIZON_BYTES, REP_MAX_CDC_MIN_BYTES,
+};
 
 pub(crate) fn server(cache: &Cache) -> CapabilitiesServer<CapabilitiesService> {
     let served = served(cache.limits().batch_total_size_bytes_max, cache.engine().blob_size_bytes_max());
@@ -61,16 +63,24 @@ fn served(batch_total_size_bytes_max: u64, blob_size_bytes_max: u64) -> ServerCa
             max_cas_blob_size_bytes: wire_size(blob_size_bytes_max),
             supported_compressors: compressors.clone(),
             supported_batch_update_compressors: compressors,
-            // No splitting, no splicing: unset flags say so.
-            ..CacheCapabilities::default()
+            split_blob_support: true,
+            splice_blob_support: true,
+            fast_cdc_2020_params: Some(FastCdc2020Params {
+                avg_chunk_size_bytes: FAST_CDC_AVERAGE_BYTES as u64,
+                seed: 0,
+            }),
+            rep_max_cdc_params: Some(RepMaxCdcParams {
+                min_chunk_size_bytes: REP_MAX_CDC_MIN_BYTES as u64,
+                horizon_size_bytes: REP_MAX_CDC_HORIZON_BYTES as u64,
+            }),
         }),
         // A cache executes nothing; the message itself must be absent.
         execution_capabilities: None,
         deprecated_api_version: None,
         // Bazel up to 2023 speaks exactly 2.0 and refuses a server whose lowest version is above it.
         low_api_version: Some(version(2, 0)),
-        // 2.12 is where split and splice come in, which are not served; all this cache does is in 2.11.
-        high_api_version: Some(version(2, 11)),
+        // The streaming chunk mappings of 2.13 are served too, but their text has not been released yet.
+        high_api_version: Some(version(2, 12)),
     }
 }
 

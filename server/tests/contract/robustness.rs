@@ -17,11 +17,15 @@ use crate::support::within;
 
 const MIB: usize = 1024 * 1024;
 pub(crate) const FIND_MISSING: &str = "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs";
-pub(crate) const METHODS: [&str; 9] = [
+pub(crate) const METHODS: [&str; 13] = [
     FIND_MISSING,
     "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs",
     "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs",
     "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/SplitBlob",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetChunkMapping",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/RegisterChunkMapping",
     "/build.bazel.remote.execution.v2.ActionCache/GetActionResult",
     "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult",
     "/google.bytestream.ByteStream/Read",

@@ -1,4 +1,6 @@
-//! `ContentAddressableStorage`: which blobs are missing, batches of small blobs, directory trees.
+//! `ContentAddressableStorage`: which blobs are missing, batches of small blobs, directory trees, and chunks in `chunking`.
+
+mod chunking;
 
 use std::pin::Pin;
 
@@ -144,26 +146,26 @@ impl ContentAddressableStorage for CasService {
         Ok(Response::new(Box::pin(pages)))
     }
 
-    async fn split_blob(&self, _request: Request<SplitBlobRequest>) -> Result<Response<SplitBlobResponse>, Status> {
-        Err(unsupported_chunking())
+    async fn split_blob(&self, request: Request<SplitBlobRequest>) -> Result<Response<SplitBlobResponse>, Status> {
+        chunking::split_blob(&self.cache, request.into_inner()).await
     }
 
-    async fn splice_blob(&self, _request: Request<SpliceBlobRequest>) -> Result<Response<SpliceBlobResponse>, Status> {
-        Err(unsupported_chunking())
+    async fn splice_blob(&self, request: Request<SpliceBlobRequest>) -> Result<Response<SpliceBlobResponse>, Status> {
+        chunking::splice_blob(&self.cache, request.into_inner()).await
     }
 
     async fn get_chunk_mapping(
         &self,
-        _request: Request<GetChunkMappingRequest>,
+        request: Request<GetChunkMappingRequest>,
     ) -> Result<Response<Self::GetChunkMappingStream>, Status> {
-        Err(unsupported_chunking())
+        chunking::get_chunk_mapping(&self.cache, request.into_inner()).await
     }
 
     async fn register_chunk_mapping(
         &self,
-        _request: Request<Streaming<RegisterChunkMappingRequest>>,
+        request: Request<Streaming<RegisterChunkMappingRequest>>,
     ) -> Result<Response<RegisterChunkMappingResponse>, Status> {
-        Err(unsupported_chunking())
+        chunking::register_chunk_mapping(&self.cache, request.into_inner()).await
     }
 }
 
@@ -239,8 +241,4 @@ fn item_bytes(item: &batch_update_blobs_request::Request) -> u64 {
 
 fn item_overhead_bytes(digests: &[reapi::Digest]) -> usize {
     digests.iter().map(|wire| wire.encoded_len() + ITEM_OVERHEAD_BYTES).sum()
-}
-
-fn unsupported_chunking() -> Status {
-    Status::unimplemented("blobs are not split or spliced by this server; its capabilities say so")
 }

@@ -62,7 +62,7 @@ pub(crate) struct Settings {
 
     /// Serve these instances and no others: NAME[,cas=isolated][,actions=read-only][,digest-function=blake3]. * is every name without an entry.
     /// May be repeated [default: *]
-    #[arg(long, alias = "instance", value_name = "INSTANCE", env = "CASK_INSTANCES", value_delimiter = ';')]
+    #[arg(long, value_name = "INSTANCE", env = "CASK_INSTANCES", value_delimiter = ';')]
     pub(crate) instances: Option<Vec<InstanceSetting>>,
 
     /// Whether blobs that come uncompressed are compressed on disk where that pays: off or zstd [default: off]

@@ -21,6 +21,7 @@ mod batch_read;
 mod batch_update;
 mod bounds;
 mod capabilities;
+mod chunk_faults;
 mod chunking;
 mod compression;
 mod compression_faults;

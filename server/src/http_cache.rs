@@ -55,6 +55,8 @@ enum Refusal {
     Broken(String),
     #[error("an action result of more than {limit_bytes} bytes is not accepted")]
     ResultTooLarge { limit_bytes: usize },
+    #[error("the result has no JSON form: {0}")]
+    NoJson(serde_json::Error),
     #[error("the body is not an ActionResult: {0}")]
     NotAResult(prost::DecodeError),
     #[error("{}", .0.message)]
@@ -80,6 +82,7 @@ impl Refusal {
             Self::Target(_) | Self::Broken(_) | Self::NotAResult(_) | Self::NotZstd => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoLength | Self::NoDecodedLength => StatusCode::LENGTH_REQUIRED,
+            Self::NoJson(_) => StatusCode::NOT_ACCEPTABLE,
             Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::ResultTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -156,10 +159,12 @@ impl HttpCache {
             (TargetKind::ActionResult, &Method::GET | &Method::HEAD) => {
                 let result =
                     self.cache.get_action_result(instance.name().as_str(), &digest, InlineOptions::default()).await?;
-                let room = self.cache.answer_room(result.encoded_len()).await?;
+                let is_json = json::is_wanted(&parts.headers);
+                // The text is a few times as long, and the message is held in a third form meanwhile.
+                let room = self.cache.answer_room(result.encoded_len() * if is_json { 8 } else { 1 }).await?;
                 // For HEAD hyper keeps the length and leaves the body away.
-                let mut response = if json::is_wanted(&parts.headers) {
-                    let mut response = bytes_response(json::of_result(result).into());
+                let mut response = if is_json {
+                    let mut response = bytes_response(json::of_result(result).map_err(Refusal::NoJson)?.into());
                     let json = HeaderValue::from_static("application/json");
                     response.headers_mut().insert(header::CONTENT_TYPE, json);
                     response

@@ -8,6 +8,8 @@
 //! a miss while a file of the tree is absent, a hit when all is there. Refusing the put would be as safe and less kind; storing only the
 //! tree's digest would serve a result whose files are missing as soon as the tree arrives.
 
+use std::collections::HashSet;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use cask_engine::EngineError;
 use cask_index::{Digest, Hasher};
@@ -185,8 +187,9 @@ impl Cache {
         if inline.stderr {
             self.inline_one(rule, result.stderr_digest.as_ref(), &mut result.stderr_raw, &mut room_bytes).await?;
         }
+        let wanted: HashSet<&str> = inline.output_files.iter().map(String::as_str).collect();
         for file in &mut result.output_files {
-            if inline.output_files.contains(&file.path) {
+            if wanted.contains(file.path.as_str()) {
                 self.inline_one(rule, file.digest.as_ref(), &mut file.contents, &mut room_bytes).await?;
             }
         }

@@ -25,8 +25,8 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
         .any(|range| range.split(';').next().is_some_and(|range| range.trim() == "application/json"))
 }
 
-/// The JSON text. What worker and tools attached under types of their own is left out: JSON needs their declarations.
-pub(super) fn of_result(mut result: ActionResult) -> Vec<u8> {
+/// The JSON text. Protobuf allows what JSON cannot say, such as times beyond the year 9999: that is the error. What worker and tools attached under types of their own is left out: JSON needs their declarations.
+pub(super) fn of_result(mut result: ActionResult) -> Result<Vec<u8>, serde_json::Error> {
     if let Some(metadata) = &mut result.execution_metadata {
         metadata.auxiliary_metadata.clear();
     }
@@ -34,11 +34,9 @@ pub(super) fn of_result(mut result: ActionResult) -> Vec<u8> {
         .expect("what one generated type encodes its own descriptor decodes");
     let mut text = Vec::new();
     let mut serializer = serde_json::Serializer::pretty(&mut text);
-    message
-        .serialize_with_options(&mut serializer, &SerializeOptions::new())
-        .expect("a message without Any has a JSON form, and memory takes it");
+    message.serialize_with_options(&mut serializer, &SerializeOptions::new())?;
     text.push(b'\n');
-    text
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -66,12 +64,19 @@ mod tests {
             execution_metadata: Some(metadata),
             ..Default::default()
         };
-        let json: serde_json::Value = serde_json::from_slice(&of_result(result)).expect("JSON");
+        let json: serde_json::Value = serde_json::from_slice(&of_result(result).expect("JSON")).expect("JSON");
         assert_eq!(json["outputFiles"][0]["path"], "out/a");
         assert_eq!(json["outputFiles"][0]["digest"]["sizeBytes"], "1099511627776");
         assert_eq!((&json["exitCode"], &json["stdoutRaw"]), (&3.into(), &"AP8=".into()));
         assert_eq!(json["executionMetadata"]["workerStartTimestamp"], "1969-12-31T23:59:59.500Z");
-        assert_eq!(of_result(ActionResult::default()), b"{}\n");
+        assert_eq!(of_result(ActionResult::default()).expect("JSON"), b"{}\n");
+    }
+
+    #[test]
+    fn a_time_that_json_has_no_word_for_is_an_error() {
+        let beyond = Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 });
+        let metadata = ExecutedActionMetadata { queued_timestamp: beyond, ..Default::default() };
+        assert!(of_result(ActionResult { execution_metadata: Some(metadata), ..Default::default() }).is_err());
     }
 
     #[test]

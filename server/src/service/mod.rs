@@ -35,6 +35,8 @@ pub(crate) fn message_size_bytes_max(path: &str, limits: &Limits) -> usize {
         "/google.bytestream.ByteStream/Read" | "/google.bytestream.ByteStream/QueryWriteStatus" => {
             limits.name_message_size_bytes_max
         }
+        // Names, and headers for origins.
+        _ if path.starts_with("/build.bazel.remote.asset.v1.Fetch/") => limits.name_message_size_bytes_max,
         _ if path.starts_with("/build.bazel.remote.execution.v2.")
             || path.starts_with("/build.bazel.remote.asset.v1.") =>
         {

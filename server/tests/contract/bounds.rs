@@ -2,11 +2,15 @@
 
 use std::convert::Infallible;
 
-use bazel_remote_apis::build::bazel::remote::execution::v2::{Digest, FindMissingBlobsRequest};
+use bazel_remote_apis::build::bazel::remote::execution::v2::{
+    ActionResult, BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, ExecutedActionMetadata,
+    FindMissingBlobsRequest, batch_update_blobs_request,
+};
+use bazel_remote_apis::google::protobuf::Timestamp;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{Method, Request, StatusCode};
-use http_body_util::StreamBody;
+use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -17,8 +21,8 @@ use tonic::Code;
 
 use super::robustness::{FIND_MISSING, METHODS};
 use crate::support::blob::{absent_digest, blob, digest_of};
-use crate::support::grpc::{assert_code, assert_invalid, piece, write_messages};
-use crate::support::http::{grpc_call, grpc_frame, request};
+use crate::support::grpc::{assert_code, assert_invalid, piece, update_item, write_messages};
+use crate::support::http::{grpc_call, grpc_frame, request, send};
 use crate::support::metrics::Metrics;
 use crate::support::process::{Options, Server};
 use crate::support::within;
@@ -164,6 +168,47 @@ async fn half_received_messages_are_in_a_budget() {
     };
     within("the budgets to be given back", empty).await;
     cache.upload(&digest, &data).await.expect("Write");
+}
+
+/// An element of a list takes two bytes on the wire and a hundred in memory: millions of empty ones are refused before they are
+/// decoded, and a batch of which not even the codes fit an answer before any of it is stored.
+#[tokio::test]
+async fn lists_of_nothing_cost_nothing() {
+    let (server, cache) = start().await;
+    let before = server.anonymous_memory_bytes();
+    let update = BatchUpdateBlobsRequest {
+        requests: vec![batch_update_blobs_request::Request::default(); 3_000_000],
+        ..Default::default()
+    };
+    assert_invalid(&cache.cas().batch_update_blobs(update).await, "a batch of empty uploads");
+    let read = BatchReadBlobsRequest { digests: vec![Digest::default(); 3_000_000], ..Default::default() };
+    assert_invalid(&cache.cas().batch_read_blobs(read).await, "a batch of empty reads");
+    let find = FindMissingBlobsRequest { blob_digests: vec![Digest::default(); 3_000_000], ..Default::default() };
+    assert_invalid(&cache.cas().find_missing_blobs(find).await, "a list of empty digests");
+    let grown = server.anonymous_memory_bytes().saturating_sub(before);
+    assert!(grown < 64 * MIB as u64, "{} MiB for lists of nothing", grown / MIB as u64);
+
+    let one = blob(1, 1);
+    let items = vec![update_item(one.0.clone(), one.1); 55_000];
+    let update = BatchUpdateBlobsRequest { requests: items, ..Default::default() };
+    assert_invalid(&cache.cas().batch_update_blobs(update).await, "more items than an answer has room for");
+    assert!(!cache.is_present(&one.0).await, "nothing of a refused batch is stored");
+}
+
+/// Protobuf has times that JSON has not.
+#[tokio::test]
+async fn a_result_without_a_json_form_is_not_acceptable() {
+    let (server, cache) = start().await;
+    let timestamp = Timestamp { seconds: i64::MAX, nanos: 0 };
+    let metadata = ExecutedActionMetadata { queued_timestamp: Some(timestamp), ..Default::default() };
+    let (action, _) = blob(2, 10);
+    let result = ActionResult { exit_code: 1, execution_metadata: Some(metadata), ..Default::default() };
+    cache.update_action(&action, result).await.expect("UpdateActionResult");
+    for (accept, status) in [("application/json", StatusCode::NOT_ACCEPTABLE), ("*/*", StatusCode::OK)] {
+        let asked = Request::get(format!("/ac/{}", action.hash)).header("accept", accept);
+        let asked = asked.body(Full::default()).expect("a request");
+        assert_eq!(send(&server, asked).await.expect("an answer").status, status, "{accept}");
+    }
 }
 
 #[tokio::test]

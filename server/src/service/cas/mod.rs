@@ -30,6 +30,9 @@ use crate::status::{self, Answer, answer_of};
 /// Bytes that one item of a batch answer takes beside its data and its digest: tags, lengths and a short status.
 const ITEM_OVERHEAD_BYTES: usize = 64;
 
+/// The same for an answer of codes alone.
+const ITEM_CODE_BYTES: usize = 16;
+
 /// The service, with its message limits set.
 pub(crate) fn server(cache: Cache) -> ContentAddressableStorageServer<CasService> {
     let message_size_bytes_max = cache.limits().message_size_bytes_max;
@@ -77,6 +80,7 @@ impl ContentAddressableStorage for CasService {
         let request = request.into_inner();
         let rule = request::digest_rule(&self.cache, &request.instance_name, request.digest_function)?;
         self.check_batch_total("carries", request.requests.iter().map(item_bytes))?;
+        self.check_answer(&request.requests)?;
         // All items are handed over before the first is waited for, so that they share group commits. An item that has to wait for
         // staging budget waits for items before it at most, which are on their way already.
         let mut puts = Vec::with_capacity(request.requests.len());
@@ -92,7 +96,12 @@ impl ContentAddressableStorage for CasService {
             let status = outcome.map_or_else(rpc::Status::from, |()| rpc::Status::default());
             responses.push(batch_update_blobs_response::Response { digest, status: Some(status) });
         }
-        Ok(Response::new(BatchUpdateBlobsResponse { responses }))
+        let mut answer = BatchUpdateBlobsResponse { responses };
+        if answer.encoded_len() > self.cache.limits().response_size_bytes_max {
+            // The codes say what is to be done; what went wrong has to be asked for with fewer blobs.
+            answer.responses.iter_mut().flat_map(|item| &mut item.status).for_each(|status| status.message.clear());
+        }
+        Ok(Response::new(answer))
     }
 
     async fn batch_read_blobs(
@@ -170,6 +179,20 @@ impl ContentAddressableStorage for CasService {
 }
 
 impl CasService {
+    /// Refuses a batch of which not even the codes would fit an answer.
+    fn check_answer(&self, items: &[batch_update_blobs_request::Request]) -> Result<(), Status> {
+        let item_bytes = |item: &batch_update_blobs_request::Request| {
+            ITEM_CODE_BYTES + item.digest.as_ref().map_or(0, Message::encoded_len)
+        };
+        if items.iter().map(item_bytes).sum::<usize>() > self.cache.limits().response_size_bytes_max {
+            return Err(Status::invalid_argument(format!(
+                "{} blobs are too many for one batch; send fewer",
+                items.len()
+            )));
+        }
+        Ok(())
+    }
+
     /// Refuses a batch over the advertised limit as a whole.
     fn check_batch_total(&self, verb: &'static str, sizes: impl Iterator<Item = u64>) -> Result<(), Status> {
         let limit_bytes = self.cache.limits().batch_total_size_bytes_max;

@@ -25,6 +25,8 @@ use crate::cache::Cache;
 
 /// Fetches from origins at once. Each takes up to half a MiB of memory.
 const FETCHES_MAX: usize = 32;
+/// Those and the ones that wait for their turn, each with its request: up to 64 KiB.
+const FLIGHTS_MAX: usize = 512;
 /// What the spools take together, in terms of the largest asset.
 const SPOOLED_ASSETS_MAX: u64 = 2;
 
@@ -134,6 +136,10 @@ impl Fetching {
             headers,
             began_ms: now_ms,
         };
+        if !self.flights.has_room_for(&job.flight_key, FLIGHTS_MAX) {
+            let advice = format!("{FLIGHTS_MAX} fetches from origins are under way");
+            return Err(EngineError::Full { retry_after: Duration::from_secs(1), advice }.into());
+        }
         // A wish for what is yet to come is met by what begins now, and by nothing that has begun.
         let not_before_ms = query.oldest_accepted_ms.map_or(0, |oldest_ms| oldest_ms.min(now_ms + 1));
         let boarded = self.flights.board(job.flight_key, now_ms, not_before_ms, deadline, |deadline| {

@@ -86,6 +86,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         Boarded { outcome, is_shared: false }
     }
 
+    /// Whether the key is on the list, or has a place on a list of so many.
+    pub(super) fn has_room_for(&self, key: &FlightKey, count_max: usize) -> bool {
+        let by_key = self.by_key.lock();
+        by_key.len() < count_max || by_key.contains_key(key)
+    }
+
     pub(super) fn count(&self) -> usize {
         self.by_key.lock().len()
     }

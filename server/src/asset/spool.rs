@@ -38,7 +38,8 @@ pub(super) struct Spool {
 pub(super) enum SpoolError {
     #[error("the fetches under way fill the room there is for them")]
     Full,
-    #[error("the file that a fetch waits in failed: {0}")]
+    // The error's own text may name the server's folders.
+    #[error("the file that a fetch waits in failed: {}", .0.kind())]
     File(#[from] io::Error),
 }
 

@@ -5,7 +5,7 @@
 //! cannot carry anything from one client's request to another's.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -26,6 +27,8 @@ use super::{Fault, FaultKind};
 
 /// For each address of a host.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Names resolved at once.
+const RESOLVING_MAX: usize = 16;
 /// What a connection reads ahead of the store, at most; also the longest head of an answer.
 const READ_BUFFER_BYTES_MAX: usize = 256 * 1024;
 
@@ -33,6 +36,9 @@ const READ_BUFFER_BYTES_MAX: usize = 256 * 1024;
 pub(super) struct Connector {
     pub(super) allow_private: bool,
     tls: TlsConnector,
+    /// Names being resolved. The system's resolver has threads of its own to wait in, which reads from the disk need too, and goes on when
+    /// nobody waits for it any more.
+    resolving: Arc<Semaphore>,
 }
 
 /// An open connection; dropping it closes it.
@@ -60,7 +66,8 @@ impl Connector {
                 .with_root_certificates(roots)
                 .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Connector { allow_private, tls: TlsConnector::from(Arc::new(config)) }
+        let resolving = Arc::new(Semaphore::new(RESOLVING_MAX));
+        Connector { allow_private, tls: TlsConnector::from(Arc::new(config)), resolving }
     }
 
     /// Connects. Cancel-safe.
@@ -83,13 +90,22 @@ impl Connector {
         }
     }
 
+    async fn resolve(&self, host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let permit = Arc::clone(&self.resolving).acquire_owned().await.expect("the semaphore is never closed");
+        let resolving = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            Ok((host.as_str(), port).to_socket_addrs()?.collect())
+        });
+        resolving.await.map_err(io::Error::other)?
+    }
+
     async fn dial(&self, target: &Target) -> Result<TcpStream, Fault> {
         let addresses: Vec<SocketAddr> = match target.host().parse::<IpAddr>() {
             Ok(address) => vec![SocketAddr::new(address, target.port())],
-            Err(_) => tokio::net::lookup_host((target.host(), target.port()))
+            Err(_) => self
+                .resolve(target.host().to_owned(), target.port())
                 .await
-                .map_err(|error| Fault::new(FaultKind::Failed, format!("its host cannot be resolved: {error}")))?
-                .collect(),
+                .map_err(|error| Fault::new(FaultKind::Failed, format!("its host cannot be resolved: {error}")))?,
         };
         let mut last = None;
         for address in addresses {

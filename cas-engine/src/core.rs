@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cask_index::{Digest, DigestFunction, Found, Key, Keyer, Location, Namespace, Table, TouchEpoch};
@@ -63,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) loading: Loading,
     /// There are segments that could not be opened.
     pub(crate) has_unusable: bool,
+    /// As the superblock has it, or as it will have when the store is closed.
+    pub(crate) has_namespaces: AtomicBool,
     pub(crate) nonces: AtomicU64,
     /// The last stamp drawn.
     pub(crate) stamps: AtomicU64,

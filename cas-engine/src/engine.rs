@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -304,7 +304,7 @@ impl Engine {
     /// # Errors
     /// Nothing of the instance may be served then.
     pub fn namespace(&self, name: &str) -> Result<Namespace, NamespaceError> {
-        crate::namespaces::of_name(&*self.core().disk, name)
+        self.core().namespace(name)
     }
 
     /// Whether uploads that come as they are get compressed: then finishing a part or a blob is work for the processor.
@@ -403,7 +403,8 @@ impl Core {
         let storage = |error: std::io::Error| EngineError::Storage(error.to_string());
         if !self.loading.is_complete() {
             // Nothing was changed: the store is what it was, and so is its touch snapshot.
-            return self.disk.replace_small(SUPERBLOCK_NAME, &self.superblock.encode()).map_err(storage);
+            let superblock = Superblock { has_namespaces: self.has_namespaces(), ..self.superblock.clone() };
+            return self.disk.replace_small(SUPERBLOCK_NAME, &superblock.encode()).map_err(storage);
         }
         self.step_syncer();
         if self.has_unusable || !self.sealing.lock().is_empty() {
@@ -414,7 +415,8 @@ impl Core {
             // Without the touches nobody knows what the floor protects: the next start must take it for a crash.
             return Ok(());
         }
-        let superblock = Superblock { clean: true, ..self.superblock.clone() };
+        let has_namespaces = self.has_namespaces();
+        let superblock = Superblock { clean: true, has_namespaces, ..self.superblock.clone() };
         self.disk.replace_small(SUPERBLOCK_NAME, &superblock.encode()).map_err(storage)
     }
 }
@@ -437,6 +439,7 @@ fn open_core(
             geometry: Geometry::for_new_store(options)?,
             created_ms: now_ms,
             clean: true,
+            has_namespaces: false,
         },
     };
     if options.segment_size_bytes.is_some_and(|size| size != superblock.geometry.segment_size_bytes) {
@@ -479,6 +482,7 @@ fn open_core(
     } else {
         CrashProtection { sequence_max, until_ms: now_ms.saturating_add(plan.lease_floor_ms) }
     };
+    let has_namespaces = AtomicBool::new(superblock.has_namespaces);
     let core = Core {
         maintained_period: AtomicU64::new(now_ms / plan.epochs.length_ms),
         touches_saved_ms: AtomicU64::new(now_ms),
@@ -504,6 +508,7 @@ fn open_core(
         disk,
         loading: Loading::new(),
         has_unusable,
+        has_namespaces,
         stamps: AtomicU64::new(0),
         nonces: AtomicU64::new(u64::from_le_bytes(entropy[48..].try_into().expect("8 bytes"))),
     };

@@ -151,7 +151,7 @@ pub enum NamespaceError {
     #[error("a store has room for 255 isolated instances, ever")]
     TooMany,
     /// What says which name has which number cannot be believed. To guess could show one tenant's blobs to another.
-    #[error("the file `namespaces` in the store's folder is damaged; restore it, or delete the store")]
+    #[error("the file `namespaces` in the store's folder is damaged or gone; restore it, or delete the store")]
     Damaged,
     /// The file could not be read or written.
     #[error("the file `namespaces` in the store's folder cannot be read or written: {0}")]

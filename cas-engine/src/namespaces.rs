@@ -7,26 +7,48 @@
 //! crc32c 1a2b3c4d
 //! ```
 //! A number stays its name's for the life of the store, since records carry it. It is derived from the name (and moved on where
-//! another name has it), so that even a store that lost the file gives names their numbers back nearly always.
+//! another name has it). The superblock says that the file is there, so that a store without it is not taken for one that never had it.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use cask_index::Namespace;
 
+use crate::core::Core;
 use crate::disk::Disk;
+use crate::engine::SUPERBLOCK_NAME;
 use crate::error::NamespaceError;
+use crate::format::superblock::Superblock;
 
 pub(crate) const NAMESPACES_NAME: &str = "namespaces";
 
 const HEAD: &str = "cask-namespaces 1";
 
-/// The namespace of a name, entered in the file if it is new.
-pub(crate) fn of_name(disk: &dyn Disk, name: &str) -> Result<Namespace, NamespaceError> {
+impl Core {
+    /// Whether some name has a number.
+    pub(crate) fn has_namespaces(&self) -> bool {
+        self.has_namespaces.load(Ordering::Relaxed)
+    }
+
+    /// The namespace of a name, entered in the file if it is new.
+    pub(crate) fn namespace(&self, name: &str) -> Result<Namespace, NamespaceError> {
+        let namespace = of_name(&*self.disk, name, self.has_namespaces())?;
+        if !self.has_namespaces.swap(true, Ordering::Relaxed) {
+            // After the file: a crash in between leaves a file that nothing speaks of, which is believed.
+            let superblock = Superblock { clean: false, has_namespaces: true, ..self.superblock.clone() };
+            self.disk.replace_small(SUPERBLOCK_NAME, &superblock.encode())?;
+        }
+        Ok(namespace)
+    }
+}
+
+fn of_name(disk: &dyn Disk, name: &str, is_expected: bool) -> Result<Namespace, NamespaceError> {
     if name.contains('\n') {
         return Err(NamespaceError::Name);
     }
     let mut assigned = match disk.read_small(NAMESPACES_NAME)? {
         Some(bytes) => decode(&bytes).ok_or(NamespaceError::Damaged)?,
+        None if is_expected => return Err(NamespaceError::Damaged),
         None => Vec::new(),
     };
     if let Some((number, _)) = assigned.iter().find(|(_, known)| known == name) {

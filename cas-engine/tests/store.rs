@@ -2,10 +2,12 @@
 
 mod support;
 
+use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::Duration;
 
-use cask_engine::{BeginUpload, EngineError, ReclaimStep, WriterStep};
+use cask_engine::{BeginUpload, EngineError, NamespaceError, ReclaimStep, WriterStep};
 use cask_index::{Digest, DigestFunction, Hasher, Namespace};
 use support::{MIB, Store, data, segment_files, sha256, small};
 
@@ -113,6 +115,19 @@ fn every_function_in_every_namespace_is_a_blob_of_its_own() {
         store.crash();
         assert_eq!(store.engine().namespace("team/a").unwrap(), apart);
         assert_ne!(store.engine().namespace("team/b").unwrap(), apart);
+    }
+}
+
+/// Which tenant has which number is never guessed: not when the file is gone, not when it is damaged.
+#[test]
+fn a_lost_file_of_namespaces_is_not_made_anew() {
+    for harm in [|path: &Path| fs::remove_file(path), |path: &Path| fs::write(path, b"cask-namespaces 1\n")] {
+        let mut store = Store::new(small(32));
+        store.engine().namespace("team/a").unwrap();
+        store.crash_after(|folder| harm(&folder.join("namespaces")).unwrap());
+        for name in ["team/a", "team/b"] {
+            assert!(matches!(store.engine().namespace(name), Err(NamespaceError::Damaged)), "{name}");
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub const SUPERBLOCK_BYTES: usize = 128;
 const _: () = assert!(CRC_AT + 4 <= SUPERBLOCK_BYTES);
 
 const FLAG_CLEAN: u32 = 1;
+const FLAG_NAMESPACES: u32 = 2;
 
 /// The decoded superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct Superblock {
     pub created_ms: u64,
     /// The last process to have it open closed it in order.
     pub clean: bool,
+    /// There is a file of namespaces, and without it nobody may guess.
+    pub has_namespaces: bool,
 }
 
 /// Why bytes are no superblock this build can use.
@@ -63,7 +66,9 @@ impl Superblock {
         bytes[STORE_ID_AT..KEY_SEED_AT].copy_from_slice(&self.store_id);
         bytes[KEY_SEED_AT..PART_SIZE_AT].copy_from_slice(&self.key_seed);
         put_u32(&mut bytes, PART_SIZE_AT, self.geometry.part_size_bytes);
-        put_u32(&mut bytes, FLAGS_AT, if self.clean { FLAG_CLEAN } else { 0 });
+        let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
+        let flags = flag(self.clean, FLAG_CLEAN) | flag(self.has_namespaces, FLAG_NAMESPACES);
+        put_u32(&mut bytes, FLAGS_AT, flags);
         put_u64(&mut bytes, CREATED_AT, self.created_ms);
         let crc = crc32c::crc32c(&bytes[..CRC_AT]);
         put_u32(&mut bytes, CRC_AT, crc);
@@ -97,6 +102,7 @@ impl Superblock {
             geometry,
             created_ms: get_u64(bytes, CREATED_AT),
             clean: get_u32(bytes, FLAGS_AT) & FLAG_CLEAN != 0,
+            has_namespaces: get_u32(bytes, FLAGS_AT) & FLAG_NAMESPACES != 0,
         })
     }
 }
@@ -112,6 +118,7 @@ mod tests {
             geometry: Geometry::new(64 << 20).unwrap(),
             created_ms: 1_700_000_000_000,
             clean: true,
+            has_namespaces: false,
         }
     }
 
@@ -131,6 +138,9 @@ mod tests {
         let hex: String = bytes[..CRC_AT].iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, golden);
         assert_eq!(Superblock::decode(&bytes).unwrap(), example());
+        let with_namespaces = Superblock { has_namespaces: true, ..example() };
+        assert_eq!(with_namespaces.encode()[FLAGS_AT], 3);
+        assert_eq!(Superblock::decode(&with_namespaces.encode()).unwrap(), with_namespaces);
     }
 
     #[test]

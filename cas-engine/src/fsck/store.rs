@@ -165,5 +165,12 @@ fn superblock_of_segments(folder: &StoreFolder, listing: &Listing) -> io::Result
     while filled < key_seed.len() {
         filled += rustix::rand::getrandom(&mut key_seed[filled..], rustix::rand::GetRandomFlags::empty())?;
     }
-    Ok(Some(Superblock { store_id, key_seed, geometry, created_ms: created_ms.min(u64::MAX >> 1), clean: false }))
+    Ok(Some(Superblock {
+        store_id,
+        key_seed,
+        geometry,
+        created_ms: created_ms.min(u64::MAX >> 1),
+        clean: false,
+        has_namespaces: false,
+    }))
 }

@@ -223,7 +223,6 @@ impl Decoding {
     fn keep_up(&mut self, part: u64) {
         if std::mem::replace(&mut self.part, part) != part {
             self.room.begin_piece();
-            self.window.iter().for_each(Holding::begin_piece);
         }
     }
 }

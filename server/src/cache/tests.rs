@@ -18,7 +18,7 @@ use sha2::Digest as _;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::{ActionError, Cache, InlineOptions, StartError, Wire};
+use super::{ActionError, Cache, InlineOptions, LogError, StartError, Wire};
 use crate::access::instances::Instances;
 use crate::access::limits::Limits;
 
@@ -669,4 +669,22 @@ async fn before_the_index_is_complete_clients_are_told_to_come_again() {
     fixture.stepper.load();
     assert!(find_missing().unwrap().is_empty());
     assert_eq!(get().await, StatusCode::OK);
+}
+
+/// A log that nobody writes to any more gives way to a new one, and who waits for it is told so.
+#[tokio::test(start_paused = true)]
+async fn an_idle_log_gives_way_and_its_readers_are_told() {
+    let fixture = Fixture::with(&options(), Limits { open_logs_max: 2, ..limits() });
+    let (cache, namespace) = (&fixture.cache, cask_index::Namespace::SHARED);
+    let create = || cache.create_log(InstanceName::EMPTY, namespace);
+    let (idle, busy) = (create().unwrap(), create().unwrap());
+    assert!(matches!(create(), Err(LogError::TooMany { limit: 2 })), "both are young");
+    let mut reader = cache.read_log(&idle.name, namespace, 0, None).await.unwrap();
+    tokio::time::advance(Duration::from_secs(601)).await;
+    cache.append_log(&busy.name, &busy.secret, 0, b"still here").await.unwrap();
+    create().expect("the idle one's place");
+    assert!(matches!(timeout(A_WHILE, reader.next_chunk()).await.unwrap(), Err(LogError::Unknown)));
+    assert!(matches!(cache.append_log(&idle.name, &idle.secret, 0, b"x").await, Err(LogError::Unknown)));
+    assert_eq!(cache.log_status(&busy.name, namespace, &busy.secret).await.unwrap(), (10, false));
+    assert!(matches!(create(), Err(LogError::TooMany { limit: 2 })), "both were written to or made just now");
 }

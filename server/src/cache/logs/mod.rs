@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! create -> open --append--> open ... --finish--> finished: a record in the store
-//!             \--nobody wrote for a day, or too many are open--> forgotten
+//!             \--too many are open, and nobody wrote to it for the longest--> forgotten
 //! ```
 //! An open log lives in this process: its full pieces are blobs of the store, the piece being filled is in memory. Finishing stores
 //! the rest and a record with the pieces as its closure, so that a finished log stays readable as one and survives
@@ -32,9 +32,8 @@ const PIECE_BYTES: usize = 128 * 1024;
 /// What a reader is given at once.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
-/// An open log that nobody wrote to for this long gives way to a new one where too many are open, or is forgotten at the next
-/// look.
-const IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Where too many logs are open, the one that nobody wrote to for the longest gives way to a new one, if that is longer than this.
+const IDLE_MIN: Duration = Duration::from_secs(600);
 
 /// How often, in pieces, the pieces of an open log are asked for, which keeps them.
 const PIECES_PER_TOUCH: usize = 16;
@@ -65,6 +64,8 @@ struct Content {
     /// Behind the pieces; at most `PIECE_BYTES`.
     tail: BytesMut,
     is_finished: bool,
+    /// It gave way to another: nobody can write to it any more.
+    is_forgotten: bool,
     written: Instant,
 }
 
@@ -124,6 +125,7 @@ impl Cache {
                 pieces: Vec::new(),
                 tail: BytesMut::new(),
                 is_finished: false,
+                is_forgotten: false,
                 written: Instant::now(),
             }),
             grown: watch::Sender::new(()),
@@ -131,10 +133,16 @@ impl Cache {
         let limit = self.limits().open_logs_max;
         let mut open = self.shared.open_logs.by_name.lock();
         if open.len() >= limit {
-            open.retain(|_, log| log.content.lock().written.elapsed() < IDLE_MAX);
-        }
-        if open.len() >= limit {
-            return Err(LogError::TooMany { limit });
+            let idle =
+                open.iter().map(|(name, log)| (log.content.lock().written, name)).min_by_key(|(written, _)| *written);
+            let Some(name) = idle.filter(|(written, _)| written.elapsed() >= IDLE_MIN).map(|(_, name)| name.clone())
+            else {
+                return Err(LogError::TooMany { limit });
+            };
+            if let Some(log) = open.remove(&name) {
+                log.content.lock().is_forgotten = true;
+                log.grown.send_replace(());
+            }
         }
         open.insert(name.clone(), Arc::new(log));
         Ok(CreatedLog { name, secret })
@@ -316,6 +324,7 @@ enum Next {
     Stored(Digest, u64),
     Wait,
     End,
+    Gone,
 }
 
 impl LogReader {
@@ -352,6 +361,7 @@ impl LogReader {
                     continue;
                 }
                 Next::End => return Ok(None),
+                Next::Gone => return Err(LogError::Unknown),
             };
             chunk.truncate(usize::try_from(self.end - self.position).unwrap_or(usize::MAX).min(CHUNK_BYTES_MAX));
             self.position += chunk.len() as u64;
@@ -373,6 +383,7 @@ impl LogReader {
                         Next::Chunk(Bytes::copy_from_slice(&rest[..rest.len().min(CHUNK_BYTES_MAX)]))
                     }
                     _ if content.is_finished => Next::End,
+                    _ if content.is_forgotten => Next::Gone,
                     _ => Next::Wait,
                 }
             }

@@ -60,6 +60,11 @@ impl From<&LogError> for Answer {
         match error {
             LogError::Unknown => Answer { message: error.to_string(), ..(&EngineError::NotFound).into() },
             LogError::Offset { .. } => Answer::invalid(error.to_string()),
+            LogError::Beyond { .. } => Answer {
+                grpc: Code::OutOfRange,
+                http: StatusCode::RANGE_NOT_SATISFIABLE,
+                ..Answer::invalid(error.to_string())
+            },
             LogError::Finished | LogError::TooLong { .. } => Answer::precondition(error.to_string()),
             LogError::TooMany { .. } => Answer::exhausted(error.to_string()),
             LogError::Engine(error) => error.into(),

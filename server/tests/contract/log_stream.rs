@@ -75,6 +75,7 @@ async fn l02_a_reader_follows_until_the_log_is_finished() {
     assert!(cache.read_range(&log.name, 0, 0).await.expect("Read") == whole);
     assert_eq!(cache.read_range(&log.name, 300_000, 0).await.expect("Read"), whole[300_000..]);
     assert_eq!(cache.read_range(&log.name, 700_007, 0).await.expect("Read"), b"");
+    assert_eq!(code(&cache.read_range(&log.name, 700_008, 0).await), Code::OutOfRange);
     let status = cache.write_status(&log.write_resource_name).await.expect("QueryWriteStatus");
     assert_eq!((status.committed_size, status.complete), (700_007, true));
 }

@@ -9,6 +9,7 @@
 //! restarts; an open one does not survive them, and neither does the action that wrote it. Bounded: so many open logs, one piece
 //! of memory each, and no log longer than one record can list.
 
+mod reader;
 mod record;
 
 use std::collections::HashMap;
@@ -23,14 +24,13 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+pub(crate) use self::reader::LogReader;
+use self::reader::Source;
 use self::record::{FinishedLog, PIECE_RECORD_BYTES, Piece};
-use super::{Cache, Wire};
+use super::Cache;
 
 /// What is kept in memory of an open log, and the size of its blobs.
 const PIECE_BYTES: usize = 128 * 1024;
-
-/// What a reader is given at once.
-const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// Where too many logs are open, the one that nobody wrote to for the longest gives way to a new one, if that is longer than this.
 const IDLE_MIN: Duration = Duration::from_secs(600);
@@ -95,6 +95,9 @@ pub(crate) enum LogError {
     /// Permanent: what was written is not written again.
     #[error("write_offset is {offset}, the log stands at {size_bytes}; what is there is never changed")]
     Offset { offset: u64, size_bytes: u64 },
+    /// Permanent.
+    #[error("read_offset {offset} is beyond the end of a log of {size_bytes} bytes")]
+    Beyond { offset: u64, size_bytes: u64 },
     /// Permanent.
     #[error("the log is finished")]
     Finished,
@@ -247,12 +250,18 @@ impl Cache {
         offset: u64,
         limit: Option<u64>,
     ) -> Result<LogReader, LogError> {
-        let source = match self.open_log(name) {
-            Some(log) => Source::Open { changes: log.grown.subscribe(), log },
-            None => Source::Finished(self.finished_log(name, namespace).await?.pieces),
+        let source = if let Some(log) = self.open_log(name) {
+            Source::Open { changes: log.grown.subscribe(), log }
+        } else {
+            let finished = self.finished_log(name, namespace).await?;
+            let size_bytes = finished.size_bytes();
+            if offset > size_bytes {
+                return Err(LogError::Beyond { offset, size_bytes });
+            }
+            Source::Finished(finished.pieces)
         };
         let end = limit.map_or(u64::MAX, |limit| offset.saturating_add(limit));
-        Ok(LogReader { cache: self.clone(), source, position: offset, end })
+        Ok(LogReader::new(self.clone(), source, offset, end))
     }
 
     fn open_log(&self, name: &LogName) -> Option<Arc<OpenLog>> {
@@ -302,100 +311,6 @@ impl Cache {
         // Less one for the piece that finishing may cut short.
         pieces_max.saturating_sub(1) as u64 * PIECE_BYTES as u64
     }
-}
-
-/// One reader's place in a log.
-pub(crate) struct LogReader {
-    cache: Cache,
-    source: Source,
-    position: u64,
-    end: u64,
-}
-
-enum Source {
-    Open { log: Arc<OpenLog>, changes: watch::Receiver<()> },
-    Finished(Vec<Piece>),
-}
-
-/// What is to be done for the next chunk.
-enum Next {
-    Chunk(Bytes),
-    /// Of this piece, from there on.
-    Stored(Digest, u64),
-    Wait,
-    End,
-    Gone,
-}
-
-impl LogReader {
-    /// The next bytes, never none; `None` at the end of a finished log or of what was asked for. Waits while the log is open and has
-    /// nothing more. Cancel-safe.
-    pub(crate) async fn next_chunk(&mut self) -> Result<Option<Bytes>, LogError> {
-        loop {
-            if self.position >= self.end {
-                return Ok(None);
-            }
-            if let Source::Open { changes, .. } = &mut self.source {
-                // Before the look, so that no change after it is missed.
-                changes.mark_unchanged();
-            }
-            let mut chunk = match self.look() {
-                Next::Chunk(chunk) => chunk,
-                Next::Stored(digest, offset) => {
-                    let read = async {
-                        let mut blob =
-                            self.cache.read(&digest, offset, Some(CHUNK_BYTES_MAX as u64), Wire::Plain).await?;
-                        blob.next_chunk().await
-                    };
-                    match read.await {
-                        Ok(Some(chunk)) => chunk,
-                        // A piece of a log is as much lost when it is not found as when it is damaged.
-                        Ok(None) | Err(EngineError::NotFound) => return Err(EngineError::DataLoss(digest).into()),
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                Next::Wait => {
-                    let Source::Open { changes, .. } = &mut self.source else { return Ok(None) };
-                    // The sender lives in the log, which this reader holds.
-                    let _ = changes.changed().await;
-                    continue;
-                }
-                Next::End => return Ok(None),
-                Next::Gone => return Err(LogError::Unknown),
-            };
-            chunk.truncate(usize::try_from(self.end - self.position).unwrap_or(usize::MAX).min(CHUNK_BYTES_MAX));
-            self.position += chunk.len() as u64;
-            return Ok(Some(chunk));
-        }
-    }
-
-    fn look(&self) -> Next {
-        match &self.source {
-            Source::Finished(pieces) => stored(pieces, self.position).unwrap_or(Next::End),
-            Source::Open { log, .. } => {
-                let content = log.content.lock();
-                if let Some(next) = stored(&content.pieces, self.position) {
-                    return next;
-                }
-                let in_tail = usize::try_from(self.position - content.stored_bytes()).unwrap_or(usize::MAX);
-                match content.tail.get(in_tail..) {
-                    Some(rest) if !rest.is_empty() => {
-                        Next::Chunk(Bytes::copy_from_slice(&rest[..rest.len().min(CHUNK_BYTES_MAX)]))
-                    }
-                    _ if content.is_finished => Next::End,
-                    _ if content.is_forgotten => Next::Gone,
-                    _ => Next::Wait,
-                }
-            }
-        }
-    }
-}
-
-/// The piece that `position` is in; `None` behind the last.
-fn stored(pieces: &[Piece], position: u64) -> Option<Next> {
-    let piece = pieces.get(pieces.partition_point(|piece| piece.end <= position))?;
-    let start = piece.end - piece.digest.size_bytes();
-    Some(Next::Stored(piece.digest, position - start))
 }
 
 fn check_secret(log: Arc<OpenLog>, secret: &str) -> Result<Arc<OpenLog>, LogError> {

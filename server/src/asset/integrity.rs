@@ -8,8 +8,7 @@
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use cask_index::DigestFunction;
-use sha2::Digest as _;
+use cask_index::{DigestFunction, Hasher};
 
 /// Padding is often forgotten and says nothing.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -70,12 +69,8 @@ impl Integrity {
     }
 
     pub(crate) fn check(&self) -> IntegrityCheck<'_> {
-        let hasher = match self.algorithm {
-            Algorithm::Sha1 => Hasher::Sha1(sha1::Sha1::new()),
-            Algorithm::Sha256 => Hasher::Sha256(sha2::Sha256::new()),
-            Algorithm::Sha384 => Hasher::Sha384(sha2::Sha384::new()),
-            Algorithm::Sha512 => Hasher::Sha512(sha2::Sha512::new()),
-        };
+        // The size matters to GITSHA1 alone.
+        let hasher = Hasher::new(self.algorithm.function(), 0);
         IntegrityCheck { integrity: self, hasher }
     }
 }
@@ -108,32 +103,15 @@ pub(crate) struct IntegrityCheck<'a> {
     hasher: Hasher,
 }
 
-enum Hasher {
-    Sha1(sha1::Sha1),
-    Sha256(sha2::Sha256),
-    Sha384(sha2::Sha384),
-    Sha512(sha2::Sha512),
-}
-
 impl IntegrityCheck<'_> {
     pub(crate) fn update(&mut self, data: &[u8]) {
-        match &mut self.hasher {
-            Hasher::Sha1(hasher) => hasher.update(data),
-            Hasher::Sha256(hasher) => hasher.update(data),
-            Hasher::Sha384(hasher) => hasher.update(data),
-            Hasher::Sha512(hasher) => hasher.update(data),
-        }
+        self.hasher.update(data);
     }
 
     /// Whether it was one of the contents that are accepted.
     pub(crate) fn passes(self) -> bool {
-        let hash = match self.hasher {
-            Hasher::Sha1(hasher) => hasher.finalize().to_vec(),
-            Hasher::Sha256(hasher) => hasher.finalize().to_vec(),
-            Hasher::Sha384(hasher) => hasher.finalize().to_vec(),
-            Hasher::Sha512(hasher) => hasher.finalize().to_vec(),
-        };
-        self.integrity.accepted.contains(&hash)
+        let digest = self.hasher.finish(0);
+        self.integrity.accepted.iter().any(|hash| hash == digest.hash())
     }
 }
 

@@ -183,10 +183,7 @@ async fn within(
     message: impl Future<Output = Result<Option<WriteRequest>, Status>>,
 ) -> Result<Option<WriteRequest>, Status> {
     tokio::time::timeout(idle_max, message).await.unwrap_or_else(|_elapsed| {
-        Err(Status::deadline_exceeded(format!(
-            "no message came for {} s; the upload can be resumed",
-            idle_max.as_secs()
-        )))
+        Err(Status::deadline_exceeded(format!("no message came for {} s", idle_max.as_secs())))
     })
 }
 

@@ -10,6 +10,7 @@ mod file;
 mod instance_setting;
 mod time_span;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -106,6 +107,10 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "COUNT", env = "CASK_MAX_CONNECTIONS")]
     pub(crate) max_connections: Option<usize>,
 
+    /// Threads that serve connections; each connection stays on one [default: one a processor]
+    #[arg(long, value_name = "COUNT", env = "CASK_THREADS")]
+    pub(crate) threads: Option<usize>,
+
     /// Most uploads open at once [default: 4096]
     #[arg(long, value_name = "COUNT", env = "CASK_MAX_UPLOADS")]
     pub(crate) max_uploads: Option<usize>,
@@ -190,6 +195,7 @@ impl Settings {
             log_format: self.log_format.or(weaker.log_format),
             drain_timeout: self.drain_timeout.or(weaker.drain_timeout),
             max_connections: self.max_connections.or(weaker.max_connections),
+            threads: self.threads.or(weaker.threads),
             max_uploads: self.max_uploads.or(weaker.max_uploads),
             max_staged: self.max_staged.or(weaker.max_staged),
         }
@@ -220,6 +226,7 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     pub(crate) drain_timeout: TimeSpan,
     pub(crate) max_connections: usize,
+    pub(crate) threads: NonZeroUsize,
     /// `None`: as `Limits` has it.
     pub(crate) max_uploads: Option<usize>,
     /// `None`: as `Limits` has it.
@@ -244,6 +251,8 @@ pub(crate) enum ConfigError {
     InstanceTwice(String),
     #[error("--{name} must be at least 1")]
     Zero { name: &'static str },
+    #[error("--threads must be at most {THREADS_MAX}; one a processor is enough")]
+    TooManyThreads,
 }
 
 const MAX_SIZE_DEFAULT: ByteSize = ByteSize(50 << 30);
@@ -254,6 +263,7 @@ const ASSET_MAX_SIZE_DEFAULT: ByteSize = ByteSize(2 << 30);
 const ASSET_TIMEOUT_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(600));
 const DRAIN_TIMEOUT_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(30));
 const CONNECTIONS_MAX_DEFAULT: usize = 10_000;
+const THREADS_MAX: usize = 1024;
 
 /// What the process finds around it; a parameter, so that tests need no environment.
 pub(crate) struct Surroundings<'a> {
@@ -325,6 +335,12 @@ impl Config {
                 return Err(ConfigError::Zero { name });
             }
         }
+        let threads = match settings.threads.map(NonZeroUsize::new) {
+            Some(None) => return Err(ConfigError::Zero { name: "threads" }),
+            Some(Some(count)) if count.get() > THREADS_MAX => return Err(ConfigError::TooManyThreads),
+            Some(Some(count)) => count,
+            None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        };
 
         if settings.asset_max_size == Some(ByteSize(0)) {
             return Err(ConfigError::Zero { name: "asset-max-size" });
@@ -361,6 +377,7 @@ impl Config {
             log_format: settings.log_format.unwrap_or(LogFormat::Text),
             drain_timeout: settings.drain_timeout.unwrap_or(DRAIN_TIMEOUT_DEFAULT),
             max_connections: settings.max_connections.unwrap_or(CONNECTIONS_MAX_DEFAULT),
+            threads,
             max_uploads: settings.max_uploads,
             max_staged: settings.max_staged,
             warnings,

@@ -33,6 +33,7 @@ use crate::service::health::Readiness;
 use crate::transport::dispatch::Dispatch;
 use crate::transport::listen::{BindError, ListenAddress, Listener};
 use crate::transport::server::{Drained, Server};
+use crate::transport::threads::{RUNTIME_END_WAIT_MAX, Threads};
 
 /// Serve the cache: gRPC and HTTP on one port.
 #[derive(Debug, clap::Args)]
@@ -54,9 +55,6 @@ pub(crate) struct ServeArguments {
 const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(2);
 const PREDECESSOR_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long tasks that outlive the drain get before their threads are left behind.
-const RUNTIME_END_WAIT_MAX: Duration = Duration::from_secs(1);
-
 pub(super) fn run(arguments: ServeArguments) -> Result<(), Failure> {
     let config = Config::load(arguments.settings, arguments.config.as_deref(), &Surroundings::of_process())?;
     crate::observe::log::start(config.log_format).map_err(Failure::Usage)?;
@@ -64,17 +62,19 @@ pub(super) fn run(arguments: ServeArguments) -> Result<(), Failure> {
         tracing::warn!(event = "config.warning", "{warning}");
     }
     raise_open_files_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("cask-edge")
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Run(format!("cannot start the server's threads: {error}")))?;
-    let outcome = runtime.block_on(serve(config));
+    let no_threads = |error| Failure::Run(format!("cannot start the server's threads: {error}"));
+    let threads = Arc::new(Threads::start(config.threads).map_err(no_threads)?);
+    // This one accepts, waits for signals and opens the store; connections are served by the threads.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_threads)?;
+    let outcome = runtime.block_on(serve(config, &threads));
     runtime.shutdown_timeout(RUNTIME_END_WAIT_MAX);
+    if let Some(threads) = Arc::into_inner(threads) {
+        threads.end();
+    }
     outcome
 }
 
-async fn serve(config: Config) -> Result<(), Failure> {
+async fn serve(config: Config, threads: &Arc<Threads>) -> Result<(), Failure> {
     let mut signals = Signals::listen().map_err(|error| Failure::Run(format!("cannot listen for signals: {error}")))?;
     let mut listeners = Vec::new();
     for address in &config.listen {
@@ -98,7 +98,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let (readiness, readiness_seen) = watch::channel(Readiness::Starting);
     let dispatch = assemble(&engine, &config, instances, readiness_seen);
     let addresses: Vec<_> = listeners.iter().map(|listener| listener.address().clone()).collect();
-    let server = Server::start(listeners, &dispatch, config.max_connections);
+    let server = Server::start(listeners, &dispatch, config.max_connections, threads);
     let loaded = tokio::task::spawn_blocking({
         let engine = engine.clone();
         move || engine.wait_until_loaded()

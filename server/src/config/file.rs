@@ -92,6 +92,7 @@ mod tests {
             log_format = "json"
             drain_timeout = "5s"
             max_connections = 7
+            threads = 2
             max_uploads = 8
             max_staged = 1048576
             "#,

@@ -11,6 +11,7 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
+use super::coalesce::{Flushed, coalesce};
 use super::dispatch::Dispatch;
 use super::listen::Stream;
 use super::sent_body::StreamTasks;
@@ -94,14 +95,13 @@ impl Protocol {
                 dispatch.clone().answer(request)
             }
         });
-        let connection =
-            self.builder.serve_connection(TokioIo::new(StallGuard::new(stream, WRITE_STALL_WAIT_MAX)), service);
-        let mut connection = std::pin::pin!(connection);
+        let (stream, flusher) = coalesce(StallGuard::new(stream, WRITE_STALL_WAIT_MAX));
+        let mut connection = Flushed::new(self.builder.serve_connection(TokioIo::new(stream), service), flusher);
 
         let outcome = tokio::select! {
-            outcome = connection.as_mut() => outcome,
+            outcome = &mut connection => outcome,
             () = draining.cancelled() => {
-                connection.as_mut().graceful_shutdown();
+                connection.connection().graceful_shutdown();
                 tokio::select! {
                     outcome = connection => outcome,
                     // Half a head, or a preface and no more: a client that has asked nothing yet is not waited for.

@@ -176,6 +176,32 @@ pub(crate) enum Stream {
     Unix(UnixStream),
 }
 
+/// A connection on its way from the thread that accepted it to the one that serves it.
+#[derive(Debug)]
+pub(super) enum Handed {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Stream {
+    pub(super) fn hand_over(self) -> io::Result<Handed> {
+        Ok(match self {
+            Self::Tcp(stream) => Handed::Tcp(stream.into_std()?),
+            Self::Unix(stream) => Handed::Unix(stream.into_std()?),
+        })
+    }
+}
+
+impl Handed {
+    /// Called on the thread that serves it.
+    pub(super) fn receive(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

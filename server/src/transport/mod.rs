@@ -1,5 +1,6 @@
 //! Sockets to requests: listen, accept, serve a connection, drain. Knows HTTP, not what the requests mean.
 
+mod coalesce;
 mod connection;
 pub(crate) mod dispatch;
 pub(crate) mod listen;
@@ -7,3 +8,4 @@ mod request_body;
 mod sent_body;
 pub(crate) mod server;
 mod stall;
+pub(crate) mod threads;

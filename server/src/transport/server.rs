@@ -15,7 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::Protocol;
 use super::dispatch::Dispatch;
-use super::listen::Listener;
+use super::listen::{Listener, Stream};
+use super::threads::Threads;
 
 /// How long to wait after an accept that failed for want of file descriptors or memory.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -38,9 +39,14 @@ pub(crate) enum Drained {
 }
 
 impl Server {
-    /// Starts to accept on every listener. At most `connections_max` connections are open at once; further ones wait in the
-    /// kernel's queues.
-    pub(crate) fn start(listeners: Vec<Listener>, dispatch: &Dispatch, connections_max: usize) -> Self {
+    /// Starts to accept on every listener, on the caller's runtime, and to serve on `threads`. At most `connections_max`
+    /// connections are open at once; further ones wait in the kernel's queues.
+    pub(crate) fn start(
+        listeners: Vec<Listener>,
+        dispatch: &Dispatch,
+        connections_max: usize,
+        threads: &Arc<Threads>,
+    ) -> Self {
         let server = Self {
             draining: CancellationToken::new(),
             accept_loops: TaskTracker::new(),
@@ -54,6 +60,7 @@ impl Server {
                 protocol: protocol.clone(),
                 dispatch: dispatch.clone(),
                 places: Arc::clone(&places),
+                threads: Arc::clone(threads),
                 connections: server.connections.clone(),
                 draining: server.draining.clone(),
             };
@@ -87,6 +94,7 @@ struct AcceptLoop {
     protocol: Protocol,
     dispatch: Dispatch,
     places: Arc<Semaphore>,
+    threads: Arc<Threads>,
     connections: TaskTracker,
     draining: CancellationToken,
 }
@@ -105,7 +113,8 @@ impl AcceptLoop {
                 );
             }
             let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
-            let stream = match self.listener.accept().await {
+            let accepted = self.listener.accept().await.and_then(Stream::hand_over);
+            let stream = match accepted {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(event = "accept.failed", listener = %self.listener.address(), %error, "could not accept");
@@ -115,10 +124,16 @@ impl AcceptLoop {
             };
             let (protocol, dispatch, draining) = (self.protocol.clone(), self.dispatch.clone(), self.draining.clone());
             let open = dispatch.requests.open_connection();
-            self.connections.spawn(async move {
-                protocol.serve(stream, dispatch, draining).await;
-                drop((place, open));
-            });
+            let thread = self.threads.place();
+            let runtime = thread.runtime().clone();
+            let serving = async move {
+                match stream.receive() {
+                    Ok(stream) => protocol.serve(stream, dispatch, draining).await,
+                    Err(error) => tracing::warn!(event = "accept.failed", %error, "could not take over a connection"),
+                }
+                drop((place, open, thread));
+            };
+            self.connections.spawn_on(serving, &runtime);
         }
     }
 }

@@ -102,9 +102,15 @@ impl DigestRule {
         Self { function: FunctionRule::Named(digest.function()), namespace: digest.namespace() }
     }
 
+    /// Parses a hash and a size.
+    #[inline]
+    pub fn digest(self, hash_hex: &str, size_bytes: i64) -> Result<Digest, WireError> {
+        Ok(self.function.digest(hash_hex, size_bytes)?.within(self.namespace))
+    }
+
     /// Parses a digest message.
     pub fn from_wire(self, digest: &reapi::Digest) -> Result<Digest, WireError> {
-        Ok(self.function.from_wire(digest)?.within(self.namespace))
+        self.digest(&digest.hash, digest.size_bytes)
     }
 
     /// Parses a digest field that has to be set; `field` is its name, for the error.

@@ -10,6 +10,7 @@ pub mod digest;
 mod error;
 mod log_name;
 mod resource_name;
+pub mod wire;
 
 pub use compressor::Compressor;
 pub use error::WireError;

@@ -1,10 +1,10 @@
-//! GetActionResult: asked once an action, so a hit is mostly this.
+//! `GetActionResult`: asked once an action, so a hit is mostly this.
 
 use super::WireFault;
 use super::fields::Fields;
 use super::raw_digest::RawDigest;
 
-/// A GetActionResultRequest.
+/// A `GetActionResultRequest`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GetActionResult<'m> {
     /// Any text.

@@ -1,4 +1,4 @@
-//! Answers of BatchUpdateBlobs and BatchReadBlobs, written response by response. Byte for byte what the generated types encode.
+//! Answers of `BatchUpdateBlobs` and `BatchReadBlobs`, written response by response. Byte for byte what the generated types encode.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! BatchUpdateBlobs and BatchReadBlobs: requests that list blobs.
+//! `BatchUpdateBlobs` and `BatchReadBlobs`: requests that list blobs.
 //!
 //! The lists are bounded by the message, as [`codec`](crate::codec) bounds those of generated types.
 
@@ -8,7 +8,7 @@ use super::WireFault;
 use super::fields::{Fields, has_few_fields};
 use super::raw_digest::{OwnedRawDigest, RawDigest};
 
-/// A BatchUpdateBlobs request.
+/// A `BatchUpdateBlobs` request.
 #[derive(Clone, Debug, Default)]
 pub struct BatchUpdate {
     instance_name: String,
@@ -74,7 +74,7 @@ impl UpdateItem {
     }
 }
 
-/// A BatchReadBlobs request.
+/// A `BatchReadBlobs` request.
 #[derive(Clone, Debug, Default)]
 pub struct BatchRead<'m> {
     /// Any text.

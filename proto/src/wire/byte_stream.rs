@@ -6,7 +6,7 @@ use super::fields::Fields;
 use super::segments::{PREFIX_BYTES, Segments};
 use super::{WireFault, encode};
 
-/// A ReadRequest.
+/// A `ReadRequest`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadRequest<'m> {
     /// Any text.
@@ -40,7 +40,7 @@ pub(super) const DATA: u32 = 10;
 /// The longest head: prefix, key, and a length below 2^32.
 pub const READ_RESPONSE_HEAD_BYTES_MAX: usize = PREFIX_BYTES + 1 + 5;
 
-/// Writes what stands before the data of a ReadResponse on the wire: gRPC's prefix, the field's key and length. Returns how many bytes that
+/// Writes what stands before the data of a `ReadResponse` on the wire: gRPC's prefix, the field's key and length. Returns how many bytes that
 /// are. Empty data is the empty message, a prefix alone.
 ///
 /// # Panics
@@ -68,7 +68,7 @@ impl encode::Out for Cursor<'_> {
     }
 }
 
-/// A WriteRequest that is at hand as a whole.
+/// A `WriteRequest` that is at hand as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WriteMessage<'m> {
     /// Any text.
@@ -101,7 +101,7 @@ impl<'m> WriteMessage<'m> {
     }
 }
 
-/// A WriteResponse.
+/// A `WriteResponse`.
 pub fn write_response(committed_size: i64) -> Segments {
     let mut out = Segments::with_capacity(1 + encode::VARINT_BYTES_MAX);
     encode::number_field(1, committed_size as u64, &mut out);

@@ -1,4 +1,4 @@
-//! [`write_head`]: a WriteRequest of which the beginning has come, so that its data can be taken while the rest is on its way.
+//! [`write_head`]: a `WriteRequest` of which the beginning has come, so that its data can be taken while the rest is on its way.
 //!
 //! Clients write the fields in the order of their numbers, which puts `data` last: once its length is known, everything behind it is the
 //! blob's. Any other order is allowed and nobody's; such a message is collected and parsed whole.
@@ -7,7 +7,7 @@ use super::WireFault;
 use super::byte_stream::DATA;
 use super::fields::{Fields, WireType};
 
-/// What the beginning of a WriteRequest says.
+/// What the beginning of a `WriteRequest` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteHead<'m> {
     /// `data` is the last field, and every other one is known.

@@ -4,7 +4,7 @@
 //! the [`Location`] of a record and to the [`TouchEpoch`] it was last asked for. Twenty bytes of memory a blob, readers
 //! without locks.
 //!
-//! Read in this order: `digest_function`, `namespace`, `digest`, `hasher` (what a blob is called), `key` (what is looked up), `location`, `touch` (what is found),
+//! Read in this order: `digest_function`, `namespace`, `digest`, `hex`, `hasher` (what a blob is called), `key` (what is looked up), `location`, `touch` (what is found),
 //! `memory`, `bucket`, `stash` (where it lies), `table`, `batch` (how it is reached).
 //!
 //! What is deliberately absent: I/O, async, clocks, logging. The table knows nothing of disks, of segments or of gRPC;
@@ -15,6 +15,7 @@ mod bucket;
 mod digest;
 mod digest_function;
 mod hasher;
+mod hex;
 mod key;
 mod location;
 mod memory;

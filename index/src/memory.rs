@@ -4,7 +4,7 @@
 //! large, since a random probe misses the TLB on small ones. Reservation is not hidden from the kernel (no NORESERVE): a
 //! table that cannot fit is an error at start, not a kill later.
 //!
-//! The one module of the crate with `unsafe` code: mapping, viewing the mapping as lines, prefetching a line.
+//! One of the crate's modules with `unsafe` code: mapping, viewing the mapping as lines, prefetching a line.
 //! Under loom the array is a plain `Vec`, because loom's atomics are not plain words.
 #![allow(unsafe_code)] // Mapped memory becomes a slice here, and a prefetch is an intrinsic; safe outside.
 

@@ -72,12 +72,22 @@ impl Core {
         })
     }
 
-    pub(crate) fn get_action(&self, instance: &str, action: &Digest) -> Result<Bytes, EngineError> {
+    /// `None`: it has to come from the disk, which only happens when `may_block` is false.
+    pub(crate) fn get_action(
+        &self,
+        instance: &str,
+        action: &Digest,
+        may_block: bool,
+    ) -> Result<Option<Bytes>, EngineError> {
         // Not even a hit is one before that: a later result may not have been entered yet.
         self.require_loaded()?;
         let key = self.keyer.action(instance, action);
-        let looked = self.look(key, true, |header| header.kind == RecordKind::Action && header.digest == *action);
-        let Looked::Payload(_, range) = looked else { return Err(EngineError::NotFound) };
+        let looked = self.look(key, may_block, |header| header.kind == RecordKind::Action && header.digest == *action);
+        let range = match looked {
+            Looked::Payload(_, range) => range,
+            Looked::NotResident => return Ok(None),
+            _ => return Err(EngineError::NotFound),
+        };
         let payload = ActionPayload::decode(&Bytes::from_owner(range)).filter(|payload| payload.is_of(instance));
         let Some(payload) = payload else { return Err(EngineError::NotFound) };
         let mut complete = true;
@@ -90,6 +100,6 @@ impl Core {
             return Err(EngineError::NotFound);
         }
         self.index.touch(key, self.epoch());
-        Ok(payload.value)
+        Ok(Some(payload.value))
     }
 }

@@ -295,7 +295,16 @@ impl Engine {
     /// # Errors
     /// `NotFound` when it or any blob of its closure is absent; `Loading`.
     pub fn get_action(&self, instance: &str, action: &Digest) -> Result<Bytes, EngineError> {
-        self.core().get_action(instance, action)
+        let found = self.core().get_action(instance, action, true)?;
+        Ok(found.expect("the engine declined to wait for the disk although it was told to"))
+    }
+
+    /// As [`get_action`](Self::get_action), but never waits: `None` when the value has to come from the disk.
+    ///
+    /// # Errors
+    /// `NotFound` when it or any blob of its closure is absent; `Loading`.
+    pub fn get_action_in_memory(&self, instance: &str, action: &Digest) -> Result<Option<Bytes>, EngineError> {
+        self.core().get_action(instance, action, false)
     }
 
     /// The namespace of an isolated instance: the same for the same name for the life of the store. May wait for the disk; meant

@@ -145,6 +145,36 @@ impl Answer {
         }
     }
 
+    /// What the client waits for does not exist here and never will.
+    pub(crate) fn unimplemented(message: impl Into<String>) -> Answer {
+        Answer { grpc: Code::Unimplemented, http: StatusCode::NOT_IMPLEMENTED, ..Answer::invalid(message) }
+    }
+
+    /// An offset is outside of what it is in.
+    pub(crate) fn out_of_range(message: impl Into<String>) -> Answer {
+        Answer { grpc: Code::OutOfRange, http: StatusCode::RANGE_NOT_SATISFIABLE, ..Answer::invalid(message) }
+    }
+
+    /// The client took too long, this time.
+    pub(crate) fn too_late(message: impl Into<String>) -> Answer {
+        Answer { grpc: Code::DeadlineExceeded, http: StatusCode::REQUEST_TIMEOUT, ..Answer::invalid(message) }
+    }
+
+    /// Another call was in the way.
+    pub(crate) fn aborted(message: impl Into<String>) -> Answer {
+        Answer { grpc: Code::Aborted, http: StatusCode::CONFLICT, ..Answer::invalid(message) }
+    }
+
+    /// The server cannot now.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Answer {
+        Answer { grpc: Code::Unavailable, http: StatusCode::SERVICE_UNAVAILABLE, ..Answer::invalid(message) }
+    }
+
+    /// The client is gone; nobody reads this.
+    pub(crate) fn cancelled(message: impl Into<String>) -> Answer {
+        Answer { grpc: Code::Cancelled, http: StatusCode::REQUEST_TIMEOUT, ..Answer::invalid(message) }
+    }
+
     /// The request is wrong and will be wrong when it is sent again.
     pub(crate) fn invalid(message: impl Into<String>) -> Answer {
         Answer {

@@ -35,7 +35,7 @@ impl<'m> RawDigest<'m> {
     }
 
     /// Length of the message that [`put`](Self::put) writes.
-    pub(super) fn length_bytes(&self) -> usize {
+    pub fn length_bytes(&self) -> usize {
         encode::bytes_field_length(HASH, self.hash.len())
             + encode::number_field_length(SIZE_BYTES, self.size_bytes as u64)
     }

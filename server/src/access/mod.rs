@@ -2,4 +2,5 @@
 
 pub(crate) mod instances;
 pub(crate) mod limits;
+pub(crate) mod silence;
 pub(crate) mod yielding;

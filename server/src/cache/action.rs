@@ -43,6 +43,13 @@ pub(crate) struct InlineOptions {
     pub(crate) output_files: Vec<String>,
 }
 
+/// A result that can be served.
+pub(crate) enum FoundAction {
+    /// Encoded, as it is stored.
+    Stored(Bytes),
+    Decoded(Box<ActionResult>),
+}
+
 /// Why an action result was not stored or not served.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ActionError {
@@ -100,10 +107,41 @@ impl Cache {
         action: &Digest,
         inline: InlineOptions,
     ) -> Result<ActionResult, ActionError> {
-        let (engine, owned_instance, key) = (self.engine().clone(), instance.to_owned(), key(action));
-        // The entry may have to come from the disk.
-        let value = blocking(move || engine.get_action(&owned_instance, &key)).await?;
-        let Some((mut result, has_closure)) = decode_entry(value) else {
+        let entry = self.action_entry(instance, action).await?;
+        self.decoded(instance, action, entry, inline).await
+    }
+
+    /// As `get_action_result`, but not decoded where the stored bytes are the answer.
+    pub(crate) async fn find_action_result(
+        &self,
+        instance: &str,
+        action: &Digest,
+        inline: InlineOptions,
+    ) -> Result<FoundAction, ActionError> {
+        let mut entry = self.action_entry(instance, action).await?;
+        if inline == InlineOptions::default() && entry.first() == Some(&ENTRY_WITH_CLOSURE) {
+            return Ok(FoundAction::Stored(entry.split_off(1)));
+        }
+        Ok(FoundAction::Decoded(Box::new(self.decoded(instance, action, entry, inline).await?)))
+    }
+
+    async fn action_entry(&self, instance: &str, action: &Digest) -> Result<Bytes, EngineError> {
+        let key = key(action);
+        if let Some(entry) = self.engine().get_action_in_memory(instance, &key)? {
+            return Ok(entry);
+        }
+        let (engine, instance) = (self.engine().clone(), instance.to_owned());
+        blocking(move || engine.get_action(&instance, &key)).await
+    }
+
+    async fn decoded(
+        &self,
+        instance: &str,
+        action: &Digest,
+        entry: Bytes,
+        inline: InlineOptions,
+    ) -> Result<ActionResult, ActionError> {
+        let Some((mut result, has_closure)) = decode_entry(entry) else {
             tracing::warn!(%action, instance, "action_entry_unreadable");
             return Err(EngineError::NotFound.into());
         };

@@ -183,6 +183,36 @@ impl BlobStream {
         Ok(is_zstd)
     }
 
+    /// Whether nothing more comes of it. Of a stream of zstd only `next_chunk` can tell.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.wire == Wire::Plain && self.remaining_bytes() == 0
+    }
+
+    /// The next chunk if it is a slice of memory that can be had without waiting; `None` at the end and for all that
+    /// `next_chunk` has to be asked for.
+    pub(crate) fn next_chunk_in_memory(&mut self) -> Result<Option<Bytes>, EngineError> {
+        let is_asked_for = self.ahead.is_some() || self.looked_at.is_some();
+        if self.wire != Wire::Plain || is_asked_for || self.remaining_bytes() == 0 {
+            return Ok(None);
+        }
+        let Some(stored) = self.blob.stored_at(self.position, false)? else { return Ok(None) };
+        if stored.encoding() != Encoding::Raw {
+            self.looked_at = Some(stored);
+            return Ok(None);
+        }
+        let chunk = self.wanted_of(&self.blob.decoded(&stored)?, stored.raw_range().start);
+        Ok(Some(chunk))
+    }
+
+    /// What of a record's content is wanted next; the stream goes on behind it.
+    fn wanted_of(&mut self, content: &Bytes, content_begins: u64) -> Bytes {
+        let mut content = content.slice((self.position - content_begins) as usize..);
+        content.truncate(CHUNK_SIZE_BYTES_MAX.min(usize::try_from(self.remaining_bytes()).unwrap_or(usize::MAX)));
+        assert!(!content.is_empty(), "the engine answered with an empty chunk before the end of a blob");
+        self.position += content.len() as u64;
+        content
+    }
+
     /// The next chunk, never empty and at most 1 MiB; `None` at the end. An error ends the stream: `DataLoss` when what
     /// was handed out so far is a beginning without an end. Cancel-safe.
     pub(crate) async fn next_chunk(&mut self) -> Result<Option<Bytes>, EngineError> {
@@ -202,9 +232,8 @@ impl BlobStream {
             self.position = raw.end;
             self.blob.as_stored(stored)
         } else {
-            let mut content = self.content(stored).await?.slice((self.position - raw.start) as usize..);
-            content.truncate(CHUNK_SIZE_BYTES_MAX.min(usize::try_from(self.remaining_bytes()).unwrap_or(usize::MAX)));
-            self.position += content.len() as u64;
+            let content = self.content(stored).await?;
+            let content = self.wanted_of(&content, raw.start);
             match self.wire {
                 Wire::Plain => content,
                 Wire::Zstd => {
@@ -213,7 +242,6 @@ impl BlobStream {
                 }
             }
         };
-        assert!(!chunk.is_empty(), "the engine answered with an empty chunk before the end of a blob");
         // Where one chunk was cold the next one will be; reading ahead of a stream that memory serves would only pin more.
         if was_cold && self.remaining_bytes() > 0 {
             self.ahead = Some(self.fetch());

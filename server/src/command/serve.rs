@@ -26,6 +26,7 @@ use crate::access::limits::Limits;
 use crate::asset::{Assets, OriginSettings};
 use crate::cache::Cache;
 use crate::config::{CasSharing, Compression, Config, DiskAdapter, Durability, Settings, Surroundings};
+use crate::hot::Hot;
 use crate::http_cache::HttpCache;
 use crate::observe::pages::Pages;
 use crate::observe::requests::RequestCounts;
@@ -216,7 +217,12 @@ fn instances(engine: &Engine, config: &Config) -> Result<Instances, Failure> {
     Ok(Instances::new(listed, others))
 }
 
-fn assemble(engine: &Engine, config: &Config, instances: Instances, readiness: watch::Receiver<Readiness>) -> Dispatch {
+fn assemble(
+    engine: &Engine,
+    config: &Config,
+    instances: Instances,
+    readiness: watch::Receiver<Readiness>,
+) -> Arc<Dispatch> {
     let mut limits = Limits::default();
     if let Some(count) = config.max_uploads {
         limits.concurrent_uploads_max = count;
@@ -235,13 +241,14 @@ fn assemble(engine: &Engine, config: &Config, instances: Instances, readiness: w
     };
     let assets = Assets::new(cache.clone(), Arc::new(SystemClock::new()), origins);
     let requests = Arc::new(RequestCounts::new(&crate::service::FILE_DESCRIPTOR_SETS));
-    Dispatch {
+    Arc::new(Dispatch {
+        hot: Hot::new(cache.clone(), readiness.clone()),
         routes: crate::service::routes(&cache, &assets, readiness.clone()),
         http_cache: HttpCache::new(cache.clone()),
-        pages: Arc::new(Pages::new(cache.clone(), assets, Arc::clone(&requests), readiness)),
+        pages: Pages::new(cache.clone(), assets, Arc::clone(&requests), readiness),
         requests,
         cache,
-    }
+    })
 }
 
 /// A connection is a file descriptor, and the usual soft limit of 1024 is for programs that use `select`.

@@ -1,12 +1,11 @@
-//! `ActionCache`: results of actions, served only while everything they name can be read.
+//! `ActionCache`: results of actions are stored here; getting them is in `hot`.
 
 use cask_proto::reapi::action_cache_server::{ActionCache, ActionCacheServer};
 use cask_proto::reapi::{ActionResult, GetActionResultRequest, UpdateActionResultRequest};
-use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::request;
-use crate::cache::{Cache, InlineOptions};
+use crate::cache::Cache;
 use crate::status;
 
 /// The service, with its message limits set.
@@ -21,25 +20,8 @@ pub(crate) struct ActionCacheService {
 
 #[tonic::async_trait]
 impl ActionCache for ActionCacheService {
-    async fn get_action_result(
-        &self,
-        request: Request<GetActionResultRequest>,
-    ) -> Result<Response<ActionResult>, Status> {
-        let request = request.into_inner();
-        let instance = request::instance(&self.cache, &request.instance_name)?;
-        let rule = instance.digest_rule(request.digest_function).map_err(status::answer_of)?;
-        let action = request::digest_field(rule, "action_digest", request.action_digest.as_ref())?;
-        let inline = InlineOptions {
-            stdout: request.inline_stdout,
-            stderr: request.inline_stderr,
-            output_files: request.inline_output_files,
-        };
-        let result =
-            self.cache.get_action_result(instance.name().as_str(), &action, inline).await.map_err(status::grpc)?;
-        let room = self.cache.answer_room(result.encoded_len()).await.map_err(status::grpc)?;
-        let mut response = Response::new(result);
-        response.extensions_mut().insert(room);
-        Ok(response)
+    async fn get_action_result(&self, _: Request<GetActionResultRequest>) -> Result<Response<ActionResult>, Status> {
+        unreachable!("{}", super::ANSWERED_HOT)
     }
 
     async fn update_action_result(

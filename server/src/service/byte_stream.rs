@@ -1,82 +1,38 @@
-//! `google.bytestream.ByteStream`: blobs as streams.
+//! `google.bytestream.ByteStream`: the state of uploads. Reading and writing is in `hot`.
 
-mod log;
-mod write;
+pub(crate) mod log;
 
-use std::pin::Pin;
-
-use cask_proto::Compressor;
 use cask_proto::bytestream::byte_stream_server::{ByteStream, ByteStreamServer};
 use cask_proto::bytestream::{
     QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
 };
-use futures_util::{Stream, stream};
-use tokio::sync::watch;
+use futures_util::stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::health::Readiness;
 use super::request::{self, AnnouncedName};
-use crate::cache::{Cache, Wire};
+use crate::cache::Cache;
 use crate::status;
 
 /// The service, with its message limits set.
-pub(crate) fn server(cache: Cache, readiness: watch::Receiver<Readiness>) -> ByteStreamServer<ByteStreamService> {
+pub(crate) fn server(cache: Cache) -> ByteStreamServer<ByteStreamService> {
     let message_size_bytes_max = cache.limits().message_size_bytes_max;
-    ByteStreamServer::new(ByteStreamService { cache, readiness }).max_decoding_message_size(message_size_bytes_max)
+    ByteStreamServer::new(ByteStreamService { cache }).max_decoding_message_size(message_size_bytes_max)
 }
 
 pub(crate) struct ByteStreamService {
     cache: Cache,
-    /// Readers of logs wait for more, but not for longer than the server lives.
-    readiness: watch::Receiver<Readiness>,
 }
 
 #[tonic::async_trait]
 impl ByteStream for ByteStreamService {
-    type ReadStream = Pin<Box<dyn Stream<Item = Result<ReadResponse, Status>> + Send + 'static>>;
+    type ReadStream = stream::Empty<Result<ReadResponse, Status>>;
 
-    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        let announced = AnnouncedName::of(request.metadata());
-        let request = request.into_inner();
-        announced.check(&request.resource_name)?;
-        if let Some(log) = log::resource(&self.cache, &request.resource_name)? {
-            let chunks = log::read(&self.cache, self.readiness.clone(), log, &request).await?;
-            return Ok(Response::new(Box::pin(chunks)));
-        }
-        let name = request::read_name(&self.cache, &request.resource_name)?;
-        let digest = name.digest;
-        let offset = u64::try_from(request.read_offset)
-            .ok()
-            .filter(|offset| *offset <= digest.size_bytes())
-            .ok_or_else(|| Status::out_of_range(format!("read_offset {} is not in {digest}", request.read_offset)))?;
-        let limit = match u64::try_from(request.read_limit) {
-            Ok(0) => None,
-            Ok(limit) => Some(limit),
-            Err(_) => return Err(Status::invalid_argument(format!("read_limit {} is negative", request.read_limit))),
-        };
-        let wire = match name.compressor {
-            Compressor::Identity => Wire::Plain,
-            Compressor::Zstd if limit.is_some() => {
-                return Err(Status::invalid_argument("read_limit must be 0 for a compressed blob"));
-            }
-            Compressor::Zstd => Wire::Zstd,
-            Compressor::Deflate | Compressor::Brotli => return Err(request::unserved(name.compressor).into()),
-        };
-        let blob = self.cache.read(&digest, offset, limit, wire).await.map_err(status::grpc)?;
-        // Pulled by the transport: a chunk is taken from the store when there is room to send it, so a slow client costs
-        // what a `BlobStream` holds and no task.
-        let responses = stream::try_unfold(blob, |mut blob| async move {
-            let chunk = blob.next_chunk().await.map_err(status::grpc)?;
-            Ok(chunk.map(|data| (ReadResponse { data }, blob)))
-        });
-        Ok(Response::new(Box::pin(responses)))
+    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        unreachable!("{}", super::ANSWERED_HOT)
     }
 
-    async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
-        let announced = AnnouncedName::of(request.metadata());
-        let (readiness, messages) = (self.readiness.clone(), request.into_inner());
-        let committed_size = write::receive(&self.cache, readiness, &announced, messages).await?;
-        Ok(Response::new(WriteResponse { committed_size }))
+    async fn write(&self, _: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
+        unreachable!("{}", super::ANSWERED_HOT)
     }
 
     async fn query_write_status(

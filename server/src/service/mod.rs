@@ -1,4 +1,5 @@
-//! The gRPC services, a file each, and their assembly into routes.
+//! The gRPC services, a file each, and their assembly into routes. Methods that builds call all the time are answered in `hot`,
+//! before they could come here.
 
 pub(crate) mod action_cache;
 pub(crate) mod byte_stream;
@@ -7,7 +8,7 @@ pub(crate) mod cas;
 pub(crate) mod health;
 pub(crate) mod log_stream;
 pub(crate) mod remote_asset;
-mod request;
+pub(crate) mod request;
 mod tree;
 
 use std::convert::Infallible;
@@ -28,13 +29,13 @@ use crate::cache::Cache;
 pub(crate) const FILE_DESCRIPTOR_SETS: [&[u8]; 2] =
     [cask_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
 
+/// Why a service has no answer of its own.
+const ANSWERED_HOT: &str = "the dispatcher answers this method itself";
+
 /// The largest request message of the method at a path.
 pub(crate) fn message_size_bytes_max(path: &str, limits: &Limits) -> usize {
     match path {
-        "/google.bytestream.ByteStream/Write" => limits.write_message_size_bytes_max,
-        "/google.bytestream.ByteStream/Read" | "/google.bytestream.ByteStream/QueryWriteStatus" => {
-            limits.name_message_size_bytes_max
-        }
+        "/google.bytestream.ByteStream/QueryWriteStatus" => limits.name_message_size_bytes_max,
         // Names, and headers for origins.
         _ if path.starts_with("/build.bazel.remote.asset.v1.Fetch/") => limits.name_message_size_bytes_max,
         _ if path.starts_with("/build.bazel.remote.execution.v2.")
@@ -52,7 +53,7 @@ pub(crate) fn routes(cache: &Cache, assets: &Assets, readiness: watch::Receiver<
     let mut assembly = Assembly::default();
     assembly.add(capabilities::server(cache));
     assembly.add(cas::server(cache.clone()));
-    assembly.add(byte_stream::server(cache.clone(), readiness.clone()));
+    assembly.add(byte_stream::server(cache.clone()));
     assembly.add(action_cache::server(cache.clone()));
     assembly.add(log_stream::server(cache.clone()));
     let (fetch, push) = remote_asset::servers(cache, assets);

@@ -76,14 +76,14 @@ impl Protocol {
 
     /// Serves a connection to its end. When `draining` is cancelled, what is being answered is answered, nothing new is
     /// taken (GOAWAY, or `Connection: close`), and the connection ends.
-    pub(super) async fn serve(&self, stream: Stream, dispatch: Dispatch, draining: CancellationToken) {
+    pub(super) async fn serve(&self, stream: Stream, dispatch: Arc<Dispatch>, draining: CancellationToken) {
         match stream {
             Stream::Tcp(stream) => self.serve_stream(stream, dispatch, draining).await,
             Stream::Unix(stream) => self.serve_stream(stream, dispatch, draining).await,
         }
     }
 
-    async fn serve_stream<S>(&self, stream: S, dispatch: Dispatch, draining: CancellationToken)
+    async fn serve_stream<S>(&self, stream: S, dispatch: Arc<Dispatch>, draining: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -92,7 +92,7 @@ impl Protocol {
             let heard = Arc::clone(&heard);
             move |request: http::Request<Incoming>| {
                 heard.store(true, Relaxed);
-                dispatch.clone().answer(request)
+                Arc::clone(&dispatch).answer(request)
             }
         });
         let (stream, flusher) = coalesce(StallGuard::new(stream, WRITE_STALL_WAIT_MAX));

@@ -17,10 +17,10 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::futures::OwnedNotified;
-use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
 use crate::access::limits::{FREE_MESSAGE_BYTES_MAX, OverBudget};
+use crate::access::silence::Silence;
 use crate::access::yielding::Holding;
 use crate::cache::Cache;
 use crate::status::Answer;
@@ -189,33 +189,6 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// How long nothing has come; the timer is made when it is first needed.
-struct Silence {
-    wait_max: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-    is_running: bool,
-}
-
-impl Silence {
-    fn new(wait_max: Duration) -> Self {
-        Self { wait_max, timer: None, is_running: false }
-    }
-
-    fn end(&mut self) {
-        self.is_running = false;
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let wait_max = self.wait_max;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait_max)));
-        if !self.is_running {
-            self.is_running = true;
-            timer.as_mut().reset(Instant::now() + wait_max);
-        }
-        timer.as_mut().poll(cx)
     }
 }
 

@@ -12,15 +12,21 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep};
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 
+use super::dispatch::code_of;
+use super::pieces::Pieces;
 use super::request_body::Paid;
+use crate::access::yielding::Holding;
 use crate::cache::AnswerPermit;
+use crate::hot::{ReadStream, message_head};
+use crate::observe::requests::GrpcCall;
 
 /// How long a client may leave a piece of an answer unasked for.
 pub(super) const TAKE_WAIT_MAX: Duration = Duration::from_secs(120);
@@ -37,30 +43,95 @@ tokio::task_local! {
 
 /// An answer's body, and what has to live as long as it.
 pub(super) struct SentBody {
-    body: Body,
-    rest: Bytes,
-    _paid: Option<Paid>,
-    _room: Option<AnswerPermit>,
+    source: Source,
+    rest: Pieces,
+    /// Of a gRPC call whose status is not known yet.
+    call: Option<GrpcCall>,
+    _held: Held,
+}
+
+/// What an answer holds until the client has taken it.
+#[derive(Default)]
+#[expect(dead_code, reason = "held, not read")]
+pub(super) struct Held {
+    pub(super) paid: Option<Paid>,
+    pub(super) room: Option<AnswerPermit>,
+    pub(super) holding: Option<Holding>,
+}
+
+enum Source {
+    Body(Body),
+    Read(Box<ReadStream>),
+    /// gRPC's trailers, which say OK.
+    Trailers,
+    Ended,
 }
 
 impl SentBody {
-    pub(super) fn new(body: Body, paid: Option<Paid>, room: Option<AnswerPermit>) -> Self {
-        Self { body, rest: Bytes::new(), _paid: paid, _room: room }
+    /// What a service or the HTTP side answers; `call` if it is a gRPC call.
+    pub(super) fn of_body(body: Body, call: Option<GrpcCall>, held: Held) -> Self {
+        Self { source: Source::Body(body), rest: Pieces::default(), call, _held: held }
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>, is_stream: bool) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.rest.is_empty() {
-            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) if is_stream => frame,
-                other => return Poll::Ready(other),
-            };
-            match frame.into_data() {
-                Ok(data) => self.rest = data,
-                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+    /// A call's one message, prefix included, and status OK.
+    pub(super) fn of_message(message: Vec<Bytes>, call: GrpcCall, held: Held) -> Self {
+        Self { source: Source::Trailers, rest: message.into(), call: Some(call), _held: held }
+    }
+
+    /// A call's messages as they are read.
+    pub(super) fn of_read(stream: Box<ReadStream>, call: GrpcCall, held: Held) -> Self {
+        Self { source: Source::Read(stream), rest: Pieces::default(), call: Some(call), _held: held }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>, is_stream: bool) -> Poll<Option<Result<Frame<Pieces>, Status>>> {
+        while !self.rest.has_remaining() {
+            match &mut self.source {
+                Source::Body(body) => match ready!(Pin::new(body).poll_frame(cx)) {
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) if !is_stream => return Poll::Ready(Some(Ok(Frame::data(data.into())))),
+                        Ok(data) => self.rest = data.into(),
+                        Err(frame) => {
+                            let Ok(trailers) = frame.into_trailers() else { continue };
+                            self.note(code_of(&trailers));
+                            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                        }
+                    },
+                    Some(Err(status)) => {
+                        self.note(Some(status.code()));
+                        return Poll::Ready(Some(Err(status)));
+                    }
+                    None => return Poll::Ready(None),
+                },
+                Source::Read(stream) => match ready!(stream.poll_data(cx)) {
+                    Some(Ok(data)) => self.rest = [message_head(&data), data].into(),
+                    Some(Err(answer)) => return Poll::Ready(Some(Ok(self.end(&answer.into())))),
+                    None => self.source = Source::Trailers,
+                },
+                Source::Trailers => return Poll::Ready(Some(Ok(self.end(&Status::ok(""))))),
+                Source::Ended => return Poll::Ready(None),
             }
         }
-        let piece = self.rest.split_to(piece_bytes(self.rest.len()));
+        let piece = self.rest.split_to(piece_bytes(self.rest.remaining()));
         Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    /// The trailers of a call that ends with `status`.
+    fn end(&mut self, status: &Status) -> Frame<Pieces> {
+        self.source = Source::Ended;
+        self.note(Some(status.code()));
+        let mut trailers = HeaderMap::with_capacity(1);
+        if status.add_header(&mut trailers).is_err() {
+            // A message that no header can carry is left out; the code is what clients act on.
+            trailers.insert(Status::GRPC_STATUS, HeaderValue::from(status.code() as i32));
+        }
+        Frame::trailers(trailers)
+    }
+
+    /// The call has ended with this code.
+    fn note(&mut self, code: Option<Code>) {
+        if let (Some(code), Some(call)) = (code, &mut self.call) {
+            call.set_code(code);
+        }
     }
 }
 
@@ -74,10 +145,10 @@ fn piece_bytes(left_bytes: usize) -> usize {
 }
 
 impl http_body::Body for SentBody {
-    type Data = Bytes;
+    type Data = Pieces;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Pieces>, Status>>> {
         // On HTTP/1 there is no task of ours: the connection has one stream, and what guards it guards this.
         let is_stream = HANDED_OUT.try_with(|handed_out| handed_out.set(None)).is_ok();
         let piece = ready!(self.poll_piece(cx, is_stream));
@@ -88,11 +159,19 @@ impl http_body::Body for SentBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        !self.rest.has_remaining()
+            && match &self.source {
+                Source::Body(body) => body.is_end_stream(),
+                Source::Ended => true,
+                Source::Read(_) | Source::Trailers => false,
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.rest.is_empty() { self.body.size_hint() } else { SizeHint::default() }
+        match &self.source {
+            Source::Body(body) if !self.rest.has_remaining() => body.size_hint(),
+            _ => SizeHint::default(),
+        }
     }
 }
 
@@ -161,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_in_pieces_is_the_answer() {
         let whole = Bytes::from((0..1_000_000_u32).map(|number| number as u8).collect::<Vec<_>>());
-        let body = SentBody::new(Body::new(http_body_util::Full::new(whole.clone())), None, None);
+        let body = SentBody::of_body(Body::new(http_body_util::Full::new(whole.clone())), None, Held::default());
         let collected = HANDED_OUT.scope(Cell::new(None), body.collect()).await.expect("a body");
         assert_eq!(collected.to_bytes(), whole);
     }
@@ -198,7 +277,8 @@ mod tests {
             let paid = paid.clone();
             move |_: http::Request<hyper::body::Incoming>| {
                 let whole = Body::new(http_body_util::Full::new(Bytes::from(vec![7; 4 << 20])));
-                let body = SentBody::new(whole, Some(paid.clone()), None);
+                let held = Held { paid: Some(paid.clone()), ..Held::default() };
+                let body = SentBody::of_body(whole, None, held);
                 std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(body)))
             }
         });

@@ -43,7 +43,7 @@ impl Server {
     /// connections are open at once; further ones wait in the kernel's queues.
     pub(crate) fn start(
         listeners: Vec<Listener>,
-        dispatch: &Dispatch,
+        dispatch: &Arc<Dispatch>,
         connections_max: usize,
         threads: &Arc<Threads>,
     ) -> Self {
@@ -58,7 +58,7 @@ impl Server {
             let accept_loop = AcceptLoop {
                 listener,
                 protocol: protocol.clone(),
-                dispatch: dispatch.clone(),
+                dispatch: Arc::clone(dispatch),
                 places: Arc::clone(&places),
                 threads: Arc::clone(threads),
                 connections: server.connections.clone(),
@@ -92,7 +92,7 @@ impl Server {
 struct AcceptLoop {
     listener: Listener,
     protocol: Protocol,
-    dispatch: Dispatch,
+    dispatch: Arc<Dispatch>,
     places: Arc<Semaphore>,
     threads: Arc<Threads>,
     connections: TaskTracker,
@@ -122,7 +122,8 @@ impl AcceptLoop {
                     continue;
                 }
             };
-            let (protocol, dispatch, draining) = (self.protocol.clone(), self.dispatch.clone(), self.draining.clone());
+            let (protocol, dispatch, draining) =
+                (self.protocol.clone(), Arc::clone(&self.dispatch), self.draining.clone());
             let open = dispatch.requests.open_connection();
             let thread = self.threads.place();
             let runtime = thread.runtime().clone();

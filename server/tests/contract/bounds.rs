@@ -29,7 +29,7 @@ use crate::support::within;
 use crate::{start, start_with};
 
 const MIB: usize = 1024 * 1024;
-const WRITE: &str = "/google.bytestream.ByteStream/Write";
+const BATCH_UPDATE: &str = "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs";
 
 #[tokio::test]
 async fn a_message_that_cannot_be_decoded_is_invalid_and_not_worth_a_retry() {
@@ -108,12 +108,12 @@ async fn connect(server: &Server) -> SendRequest<HalfBody> {
     sender
 }
 
-/// A Write whose first message announces 4 MiB and stops one byte short of them.
-fn half_write(server: &Server) -> Request<HalfBody> {
+/// A batch whose message announces 4 MiB and stops one byte short of them.
+fn half_batch(server: &Server) -> Request<HalfBody> {
     let mut half = grpc_frame(&vec![0; 4 * MIB]);
     half.pop();
     let frames = tokio_stream::iter([Ok(Frame::data(Bytes::from(half)))]).chain(futures_util::stream::pending());
-    Request::post(format!("http://{}{WRITE}", server.address()))
+    Request::post(format!("http://{}{BATCH_UPDATE}", server.address()))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(HalfBody::new(StreamBody::new(frames)))
@@ -131,7 +131,7 @@ async fn half_received_messages_are_in_a_budget() {
     for _ in 0..10 {
         let sender = connect(&server).await;
         for _ in 0..10 {
-            let (mut sender, request) = (sender.clone(), half_write(&server));
+            let (mut sender, request) = (sender.clone(), half_batch(&server));
             calls.spawn(async move { sender.send_request(request).await });
         }
     }
@@ -152,8 +152,8 @@ async fn half_received_messages_are_in_a_budget() {
     let grown = server.anonymous_memory_bytes().saturating_sub(before);
     assert!(grown < 160 * MIB as u64, "100 half messages of 4 MiB cost {} MiB", grown / MIB as u64);
     // A large one waits for those that crawl to give way; then it is received whole.
-    let (digest, data) = blob(700, 4 * MIB - 1000);
-    let large = cache.write(vec![piece(&cache.write_name(&digest), 0, &data, true)]).await;
+    let (digest, data) = blob(700, 4 * MIB - 100_000);
+    let large = cache.batch_update(vec![(digest.clone(), data.clone())]).await;
     assert_code(&large, &[Code::Ok, Code::ResourceExhausted], "a large message while the budget is full");
     let ended = within("the first of the crawling calls", calls.join_next()).await.expect("a call");
     let answer = ended.expect("no panic").expect("an answer, not a reset");

@@ -107,6 +107,14 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "COUNT", env = "CASK_MAX_CONNECTIONS")]
     pub(crate) max_connections: Option<usize>,
 
+    /// A PEM file of the server's certificate and those that vouch for it: TCP listeners speak TLS
+    #[arg(long, value_name = "FILE", env = "CASK_TLS_CERTIFICATE")]
+    pub(crate) tls_certificate: Option<PathBuf>,
+
+    /// A PEM file of the certificate's private key
+    #[arg(long, value_name = "FILE", env = "CASK_TLS_KEY")]
+    pub(crate) tls_key: Option<PathBuf>,
+
     /// Threads that serve connections; each connection stays on one [default: one a processor]
     #[arg(long, value_name = "COUNT", env = "CASK_THREADS")]
     pub(crate) threads: Option<usize>,
@@ -195,11 +203,20 @@ impl Settings {
             log_format: self.log_format.or(weaker.log_format),
             drain_timeout: self.drain_timeout.or(weaker.drain_timeout),
             max_connections: self.max_connections.or(weaker.max_connections),
+            tls_certificate: self.tls_certificate.or(weaker.tls_certificate),
+            tls_key: self.tls_key.or(weaker.tls_key),
             threads: self.threads.or(weaker.threads),
             max_uploads: self.max_uploads.or(weaker.max_uploads),
             max_staged: self.max_staged.or(weaker.max_staged),
         }
     }
+}
+
+/// The files of a server's identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// Everything `cask serve` acts by: complete and checked.
@@ -226,6 +243,8 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     pub(crate) drain_timeout: TimeSpan,
     pub(crate) max_connections: usize,
+    /// `None`: TCP listeners speak in the clear.
+    pub(crate) tls: Option<TlsFiles>,
     pub(crate) threads: NonZeroUsize,
     /// `None`: as `Limits` has it.
     pub(crate) max_uploads: Option<usize>,
@@ -253,6 +272,8 @@ pub(crate) enum ConfigError {
     Zero { name: &'static str },
     #[error("--threads must be at most {THREADS_MAX}; one a processor is enough")]
     TooManyThreads,
+    #[error("TLS needs both --tls-certificate and --tls-key")]
+    HalfTls,
 }
 
 const MAX_SIZE_DEFAULT: ByteSize = ByteSize(50 << 30);
@@ -342,6 +363,12 @@ impl Config {
             None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         };
 
+        let tls = match (settings.tls_certificate, settings.tls_key) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (None, None) => None,
+            _ => return Err(ConfigError::HalfTls),
+        };
+
         if settings.asset_max_size == Some(ByteSize(0)) {
             return Err(ConfigError::Zero { name: "asset-max-size" });
         }
@@ -377,6 +404,7 @@ impl Config {
             log_format: settings.log_format.unwrap_or(LogFormat::Text),
             drain_timeout: settings.drain_timeout.unwrap_or(DRAIN_TIMEOUT_DEFAULT),
             max_connections: settings.max_connections.unwrap_or(CONNECTIONS_MAX_DEFAULT),
+            tls,
             threads,
             max_uploads: settings.max_uploads,
             max_staged: settings.max_staged,

@@ -72,7 +72,8 @@ impl Banner<'_> {
                     IpAddr::V4(ip) => ip.to_string(),
                 };
                 let port = address.port();
-                (format!("--remote_cache=grpc://{host}:{port}"), format!("--remote_cache=http://{host}:{port}"))
+                let s = if self.config.tls.is_some() { "s" } else { "" };
+                (format!("--remote_cache=grpc{s}://{host}:{port}"), format!("--remote_cache=http{s}://{host}:{port}"))
             }
             BoundAddress::Unix(path) => {
                 let path = path.display();

@@ -35,6 +35,7 @@ use crate::transport::dispatch::Dispatch;
 use crate::transport::listen::{BindError, ListenAddress, Listener};
 use crate::transport::server::{Drained, Server};
 use crate::transport::threads::{RUNTIME_END_WAIT_MAX, Threads};
+use crate::transport::tls::Tls;
 
 /// Serve the cache: gRPC and HTTP on one port.
 #[derive(Debug, clap::Args)]
@@ -64,10 +65,16 @@ pub(super) fn run(arguments: ServeArguments) -> Result<(), Failure> {
     }
     raise_open_files_limit();
     let no_threads = |error| Failure::Run(format!("cannot start the server's threads: {error}"));
+    let tls = match &config.tls {
+        Some(files) => {
+            Some(Tls::load(&files.certificate, &files.key).map_err(|error| Failure::Usage(error.to_string()))?)
+        }
+        None => None,
+    };
     let threads = Arc::new(Threads::start(config.threads).map_err(no_threads)?);
     // This one accepts, waits for signals and opens the store; connections are served by the threads.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_threads)?;
-    let outcome = runtime.block_on(serve(config, &threads));
+    let outcome = runtime.block_on(serve(config, &threads, tls));
     runtime.shutdown_timeout(RUNTIME_END_WAIT_MAX);
     if let Some(threads) = Arc::into_inner(threads) {
         threads.end();
@@ -75,7 +82,7 @@ pub(super) fn run(arguments: ServeArguments) -> Result<(), Failure> {
     outcome
 }
 
-async fn serve(config: Config, threads: &Arc<Threads>) -> Result<(), Failure> {
+async fn serve(config: Config, threads: &Arc<Threads>, tls: Option<Tls>) -> Result<(), Failure> {
     let mut signals = Signals::listen().map_err(|error| Failure::Run(format!("cannot listen for signals: {error}")))?;
     let mut listeners = Vec::new();
     for address in &config.listen {
@@ -99,7 +106,7 @@ async fn serve(config: Config, threads: &Arc<Threads>) -> Result<(), Failure> {
     let (readiness, readiness_seen) = watch::channel(Readiness::Starting);
     let dispatch = assemble(&engine, &config, instances, readiness_seen);
     let addresses: Vec<_> = listeners.iter().map(|listener| listener.address().clone()).collect();
-    let server = Server::start(listeners, &dispatch, config.max_connections, threads);
+    let server = Server::start(listeners, &dispatch, config.max_connections, threads, tls);
     let loaded = tokio::task::spawn_blocking({
         let engine = engine.clone();
         move || engine.wait_until_loaded()

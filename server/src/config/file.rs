@@ -93,6 +93,8 @@ mod tests {
             drain_timeout = "5s"
             max_connections = 7
             threads = 2
+            tls_certificate = "/etc/cask/certificate.pem"
+            tls_key = "/etc/cask/key.pem"
             max_uploads = 8
             max_staged = 1048576
             "#,

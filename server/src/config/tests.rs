@@ -22,6 +22,8 @@ impl Settings {
             ("log_format", self.log_format.is_none()),
             ("drain_timeout", self.drain_timeout.is_none()),
             ("max_connections", self.max_connections.is_none()),
+            ("tls_certificate", self.tls_certificate.is_none()),
+            ("tls_key", self.tls_key.is_none()),
             ("threads", self.threads.is_none()),
             ("max_uploads", self.max_uploads.is_none()),
             ("max_staged", self.max_staged.is_none()),
@@ -93,12 +95,12 @@ fn a_source_that_says_everything_leaves_nothing_to_the_weaker() {
     let all = |text: &str| file::parse(Path::new("cask.toml"), text).expect("settings");
     let one = all(
         "listen = \"a:1\"\ndir = \"/a\"\nmax_size = 1\nlease = \"1h\"\nlease_floor = \"1m\"\ndurability = \"written\"\nscrub_period = \"1d\"\n\
-                   disk_adapter = \"auto\"\ncompression = \"off\"\nlog_format = \"text\"\ndrain_timeout = \"1s\"\nmax_connections = 1\nthreads = 1\nmax_uploads = 1\nmax_staged = 1\n\
+                   disk_adapter = \"auto\"\ncompression = \"off\"\nlog_format = \"text\"\ndrain_timeout = \"1s\"\nmax_connections = 1\nthreads = 1\ntls_certificate = \"a\"\ntls_key = \"b\"\nmax_uploads = 1\nmax_staged = 1\n\
                    instances = [\"a\"]\nasset_origins = [\"a\"]\nasset_allow_private_origins = true\nasset_max_size = 1\nasset_timeout = \"1s\"",
     );
     let other = all(
         "listen = \"b:2\"\ndir = \"/b\"\nmax_size = 2\nlease = \"2h\"\nlease_floor = \"2m\"\ndurability = \"synced\"\nscrub_period = \"2d\"\n\
-                     disk_adapter = \"uring\"\ncompression = \"zstd\"\nlog_format = \"json\"\ndrain_timeout = \"2s\"\nmax_connections = 2\nthreads = 2\nmax_uploads = 2\nmax_staged = 2\n\
+                     disk_adapter = \"uring\"\ncompression = \"zstd\"\nlog_format = \"json\"\ndrain_timeout = \"2s\"\nmax_connections = 2\nthreads = 2\ntls_certificate = \"c\"\ntls_key = \"d\"\nmax_uploads = 2\nmax_staged = 2\n\
                      instances = [\"b\", \"*\"]\nasset_origins = [\"b\", \"*\"]\nasset_allow_private_origins = false\nasset_max_size = 2\nasset_timeout = \"2s\"",
     );
     let debug = |settings: &Settings| format!("{settings:?}");
@@ -127,6 +129,10 @@ fn what_cannot_work_is_refused_with_advice() {
         (Settings { max_size: Some(ByteSize(0)), ..Settings::default() }, "--max-size must be at least 1"),
         (Settings { asset_max_size: Some(ByteSize(0)), ..Settings::default() }, "--asset-max-size must be at least 1"),
         (Settings { max_connections: Some(0), ..Settings::default() }, "--max-connections must be at least 1"),
+        (
+            Settings { tls_key: Some("key.pem".into()), ..Settings::default() },
+            "TLS needs both --tls-certificate and --tls-key",
+        ),
         (Settings { threads: Some(0), ..Settings::default() }, "--threads must be at least 1"),
         (
             Settings { threads: Some(1025), ..Settings::default() },

@@ -1,4 +1,4 @@
-//! One connection: HTTP/1.1 or HTTP/2 without TLS, told apart by its first bytes, served until it ends or is drained.
+//! One connection: HTTP/1.1 or HTTP/2, told apart by its first bytes, inside TLS or not, served until it ends or is drained.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,6 +16,7 @@ use super::dispatch::Dispatch;
 use super::listen::Stream;
 use super::sent_body::StreamTasks;
 use super::stall::StallGuard;
+use super::tls::Tls;
 
 /// A connection that has not made a request by then is closed: whoever opens connections without using them takes places
 /// from those who build.
@@ -53,10 +54,12 @@ const LATE_FRAMES_MAX: usize = 1 << 18;
 #[derive(Clone)]
 pub(super) struct Protocol {
     builder: Arc<Builder<StreamTasks>>,
+    /// For TCP; what comes over a unix socket does not leave the machine.
+    tls: Option<Tls>,
 }
 
 impl Protocol {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(tls: Option<Tls>) -> Self {
         let mut builder = Builder::new(StreamTasks);
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_WAIT_MAX);
         builder
@@ -71,15 +74,27 @@ impl Protocol {
             .max_local_error_reset_streams(LATE_FRAMES_MAX)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        Self { builder: Arc::new(builder) }
+        Self { builder: Arc::new(builder), tls }
     }
 
     /// Serves a connection to its end. When `draining` is cancelled, what is being answered is answered, nothing new is
     /// taken (GOAWAY, or `Connection: close`), and the connection ends.
     pub(super) async fn serve(&self, stream: Stream, dispatch: Arc<Dispatch>, draining: CancellationToken) {
-        match stream {
-            Stream::Tcp(stream) => self.serve_stream(stream, dispatch, draining).await,
-            Stream::Unix(stream) => self.serve_stream(stream, dispatch, draining).await,
+        match (stream, &self.tls) {
+            (Stream::Tcp(stream), Some(tls)) => {
+                let greeted = tokio::select! {
+                    greeted = tls.greet(stream) => greeted,
+                    () = draining.cancelled() => return,
+                };
+                match greeted {
+                    Ok(stream) => self.serve_stream(stream, dispatch, draining).await,
+                    Err(error) => {
+                        tracing::debug!(event = "connection.refused", %error, "a client did not agree to TLS");
+                    }
+                }
+            }
+            (Stream::Tcp(stream), None) => self.serve_stream(stream, dispatch, draining).await,
+            (Stream::Unix(stream), _) => self.serve_stream(stream, dispatch, draining).await,
         }
     }
 

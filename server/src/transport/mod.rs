@@ -10,3 +10,4 @@ mod sent_body;
 pub(crate) mod server;
 mod stall;
 pub(crate) mod threads;
+pub(crate) mod tls;

@@ -17,6 +17,7 @@ use super::connection::Protocol;
 use super::dispatch::Dispatch;
 use super::listen::{Listener, Stream};
 use super::threads::Threads;
+use super::tls::Tls;
 
 /// How long to wait after an accept that failed for want of file descriptors or memory.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -46,6 +47,7 @@ impl Server {
         dispatch: &Arc<Dispatch>,
         connections_max: usize,
         threads: &Arc<Threads>,
+        tls: Option<Tls>,
     ) -> Self {
         let server = Self {
             draining: CancellationToken::new(),
@@ -53,7 +55,7 @@ impl Server {
             connections: TaskTracker::new(),
         };
         let places = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
-        let protocol = Protocol::new();
+        let protocol = Protocol::new(tls);
         for listener in listeners {
             let accept_loop = AcceptLoop {
                 listener,

@@ -40,6 +40,7 @@ mod remote_asset_origin;
 mod robustness;
 mod size_faults;
 mod stream_faults;
+mod tls;
 mod write;
 
 use support::grpc::Cache;

@@ -95,8 +95,12 @@ impl Identity {
 
     /// What others need in order to trust it.
     pub(crate) fn pem(&self) -> String {
-        let certificate = base64::engine::general_purpose::STANDARD.encode(self.0.cert.der());
-        format!("-----BEGIN CERTIFICATE-----\n{certificate}\n-----END CERTIFICATE-----\n")
+        pem("CERTIFICATE", self.0.cert.der())
+    }
+
+    /// What must stay with its owner.
+    pub(crate) fn key_pem(&self) -> String {
+        pem("PRIVATE KEY", &self.0.signing_key.serialize_der())
     }
 
     fn acceptor(&self) -> TlsAcceptor {
@@ -109,6 +113,11 @@ impl Identity {
             .expect("the key is the certificate's");
         TlsAcceptor::from(Arc::new(config))
     }
+}
+
+fn pem(kind: &str, content: &[u8]) -> String {
+    let content = base64::engine::general_purpose::STANDARD.encode(content);
+    format!("-----BEGIN {kind}-----\n{content}\n-----END {kind}-----\n")
 }
 
 /// The origin; its connections end with it.

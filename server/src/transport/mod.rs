@@ -9,5 +9,7 @@ mod request_body;
 mod sent_body;
 pub(crate) mod server;
 mod stall;
+#[cfg(test)]
+mod tests;
 pub(crate) mod threads;
 pub(crate) mod tls;

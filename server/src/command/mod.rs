@@ -2,6 +2,7 @@
 //! configuration is wrong. A failure is one sentence on standard error.
 
 mod banner;
+mod bench;
 mod capabilities;
 mod download;
 mod find_missing;
@@ -32,6 +33,7 @@ enum Verb {
     FindMissing(find_missing::FindMissingArguments),
     Capabilities(capabilities::CapabilitiesArguments),
     Fsck(fsck::FsckArguments),
+    Bench(bench::BenchArguments),
 }
 
 /// Why a command ended without doing what it was asked.
@@ -58,6 +60,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Verb::FindMissing(arguments)) => find_missing::run(arguments),
         Some(Verb::Capabilities(arguments)) => capabilities::run(arguments),
         Some(Verb::Fsck(arguments)) => fsck::run(&arguments),
+        Some(Verb::Bench(arguments)) => bench::run(arguments),
         None => {
             // Printing can only fail for want of a reader.
             let _ = CommandLine::command().print_help();

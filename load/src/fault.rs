@@ -1,0 +1,118 @@
+//! [`Fault`]: why a request failed, as it is counted in a report.
+
+use crate::wire::frame::code_name;
+
+/// gRPC's codes.
+pub(crate) mod code {
+    pub(crate) const NOT_FOUND: u32 = 5;
+}
+
+/// The name of a gRPC status code.
+fn grpc_name(code: u32) -> &'static str {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    NAMES.get(code as usize).copied().unwrap_or("a code that does not exist")
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The server answered with a gRPC status; its message.
+    Grpc(u32, String),
+    /// It answered so for a blob of a batch.
+    Item(u32, String),
+    /// It answered with this HTTP status and no gRPC status.
+    NoStatus(u16),
+    /// It reset the stream.
+    Reset(u32),
+    /// It closed the connection without having looked at the request.
+    Refused(u32),
+    /// The connection was lost.
+    Lost,
+    /// Nothing came for too long.
+    Silence,
+    /// The answer is not what was asked for.
+    Wrong(&'static str),
+}
+
+impl Fault {
+    /// A gRPC status with its message as it was sent.
+    pub(crate) fn grpc(code: u32, message: &[u8]) -> Self {
+        Self::Grpc(code, percent_decoded(message))
+    }
+
+    /// A status of one blob.
+    pub(crate) fn item(code: u32, message: &[u8]) -> Self {
+        Self::Item(code, String::from_utf8_lossy(message).into_owned())
+    }
+
+    /// What faults are counted by.
+    pub(crate) fn code(&self) -> String {
+        match self {
+            Self::Grpc(code, _) => grpc_name(*code).to_owned(),
+            Self::Item(code, _) => format!("{} for a blob", grpc_name(*code)),
+            Self::NoStatus(0) => "no status".to_owned(),
+            Self::NoStatus(status) => format!("HTTP {status}"),
+            Self::Reset(code) => format!("RST_STREAM {}", code_name(*code)),
+            Self::Refused(code) => format!("GOAWAY {}", code_name(*code)),
+            Self::Lost => "connection lost".to_owned(),
+            Self::Silence => "no answer".to_owned(),
+            Self::Wrong(_) => "wrong answer".to_owned(),
+        }
+    }
+
+    /// More about it, for the first of its code.
+    pub(crate) fn detail(&self) -> String {
+        match self {
+            Self::Grpc(_, message) | Self::Item(_, message) => message.clone(),
+            Self::Wrong(what) => (*what).to_owned(),
+            _ => String::new(),
+        }
+    }
+}
+
+/// gRPC's messages are percent-encoded. What is not well encoded is kept as it is.
+fn percent_decoded(message: &[u8]) -> String {
+    let mut bytes = Vec::with_capacity(message.len());
+    let mut rest = message;
+    while let Some((&byte, after)) = rest.split_first() {
+        let decoded = (byte == b'%')
+            .then(|| after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok()))
+            .flatten()
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        (rest, _) = match decoded {
+            Some(decoded) => (&after[2..], bytes.push(decoded)),
+            None => (after, bytes.push(byte)),
+        };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_decoded_as_far_as_they_go() {
+        for (sent, read) in [("plain", "plain"), ("a%20b", "a b"), ("%C3%A9", "é"), ("100%", "100%"), ("%zz%2", "%zz%2")] {
+            assert_eq!(percent_decoded(sent.as_bytes()), read);
+        }
+    }
+}

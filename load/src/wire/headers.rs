@@ -1,0 +1,148 @@
+//! The header block of a gRPC request.
+//!
+//! As real clients do, the fields are sent in full once a connection and by their place in the peer's table from then on,
+//! unless the peer's table is too small. The blocks are made once; nothing is compressed while requests are made.
+
+/// The hot methods of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Method {
+    FindMissingBlobs,
+    BatchUpdateBlobs,
+    BatchReadBlobs,
+    Read,
+    Write,
+    GetActionResult,
+    UpdateActionResult,
+}
+
+const METHODS: usize = 7;
+
+impl Method {
+    fn path(self) -> &'static str {
+        match self {
+            Self::FindMissingBlobs => "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs",
+            Self::BatchUpdateBlobs => "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs",
+            Self::BatchReadBlobs => "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs",
+            Self::Read => "/google.bytestream.ByteStream/Read",
+            Self::Write => "/google.bytestream.ByteStream/Write",
+            Self::GetActionResult => "/build.bazel.remote.execution.v2.ActionCache/GetActionResult",
+            Self::UpdateActionResult => "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult",
+        }
+    }
+}
+
+/// The longest authority that is sent, so that the whole table stays far below the size that every peer has.
+pub(crate) const AUTHORITY_BYTES_MAX: usize = 300;
+/// The table that peers have unless they say otherwise; ours fills less than that.
+pub(crate) const TABLE_BYTES_DEFAULT: u32 = 4096;
+/// Entries of HPACK's static table, behind which the dynamic one begins.
+const STATIC_ENTRIES: usize = 61;
+/// Static places of the fields and names we use.
+const METHOD_POST: u8 = 0x83;
+const SCHEME_HTTP: u8 = 0x86;
+const NAME_AUTHORITY: usize = 1;
+const NAME_PATH: usize = 4;
+const NAME_CONTENT_TYPE: usize = 31;
+const NAME_USER_AGENT: usize = 58;
+
+/// What the peer of one connection has in its table because of us.
+#[derive(Debug)]
+pub(crate) struct Headers {
+    authority: Vec<u8>,
+    /// Whether fields are entered into the peer's table.
+    is_indexing: bool,
+    /// True until the peer has been told that its table is emptied.
+    owes_size_update: bool,
+    /// Fields entered so far.
+    entered: usize,
+    /// The number of the first common field, once entered.
+    common: Option<usize>,
+    paths: [Option<usize>; METHODS],
+}
+
+impl Headers {
+    /// For requests to `authority`, to a peer whose header table holds `table_bytes`; `was_used` where there were fields in
+    /// it, which are forgotten.
+    pub(crate) fn new(authority: &str, table_bytes: u32, was_used: bool) -> Self {
+        debug_assert!(authority.len() <= AUTHORITY_BYTES_MAX, "checked where the target was parsed");
+        let is_indexing = table_bytes >= TABLE_BYTES_DEFAULT;
+        Self {
+            authority: authority.as_bytes().to_vec(),
+            is_indexing,
+            owes_size_update: was_used || !is_indexing,
+            entered: 0,
+            common: None,
+            paths: [None; METHODS],
+        }
+    }
+
+    /// Appends the block of the next request.
+    pub(crate) fn append(&mut self, method: Method, out: &mut Vec<u8>) {
+        if self.owes_size_update {
+            // A table of no bytes, and perhaps of its default size again: both at the beginning of a block.
+            out.push(0x20);
+            if self.is_indexing {
+                append_integer(0x20, 5, TABLE_BYTES_DEFAULT as usize, out);
+            }
+            self.owes_size_update = false;
+        }
+        out.extend_from_slice(&[METHOD_POST, SCHEME_HTTP]);
+        match self.paths[method as usize] {
+            Some(number) => self.append_indexed(number, out),
+            None => {
+                let number = self.append_literal(NAME_PATH, b"", method.path().as_bytes(), out);
+                self.paths[method as usize] = number;
+            }
+        }
+        if let Some(first) = self.common {
+            for number in first..first + 4 {
+                self.append_indexed(number, out);
+            }
+        } else {
+            let authority = std::mem::take(&mut self.authority);
+            self.common = self.append_literal(NAME_AUTHORITY, b"", &authority, out);
+            self.authority = authority;
+            self.append_literal(NAME_CONTENT_TYPE, b"", b"application/grpc", out);
+            self.append_literal(0, b"te", b"trailers", out);
+            self.append_literal(NAME_USER_AGENT, b"", concat!("cask-bench/", env!("CARGO_PKG_VERSION")).as_bytes(), out);
+        }
+    }
+
+    fn append_indexed(&self, number: usize, out: &mut Vec<u8>) {
+        // The newest field is the first behind the static ones.
+        append_integer(0x80, 7, STATIC_ENTRIES + self.entered - number, out);
+    }
+
+    /// A field in full; its number where it was entered. A name of 0 is the one given.
+    fn append_literal(&mut self, name: usize, new_name: &[u8], value: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+        if self.is_indexing {
+            append_integer(0x40, 6, name, out);
+        } else {
+            append_integer(0, 4, name, out);
+        }
+        if name == 0 {
+            append_integer(0, 7, new_name.len(), out);
+            out.extend_from_slice(new_name);
+        }
+        append_integer(0, 7, value.len(), out);
+        out.extend_from_slice(value);
+        self.entered += usize::from(self.is_indexing);
+        self.is_indexing.then(|| self.entered - 1)
+    }
+}
+
+/// An integer behind the `first` bits of a byte (RFC 7541, 5.1).
+fn append_integer(first: u8, prefix_bits: u32, value: usize, out: &mut Vec<u8>) {
+    let most = (1usize << prefix_bits) - 1;
+    if value < most {
+        out.push(first | value as u8);
+        return;
+    }
+    out.push(first | most as u8);
+    let mut rest = value - most;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}

@@ -1,0 +1,84 @@
+//! [`Socket`]: a connected stream socket that never blocks on writing, and on reading only when told so.
+
+use std::io::IoSlice;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+
+use super::WireError;
+use crate::target::Place;
+
+/// How long connecting may take.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+impl Socket {
+    /// Connects; the kernel's own words where that fails.
+    pub(crate) fn connect(place: &Place) -> std::io::Result<Self> {
+        match place {
+            Place::Tcp { host, port } => {
+                let mut failure = None;
+                for address in (host.as_str(), *port).to_socket_addrs()? {
+                    match TcpStream::connect_timeout(&address, CONNECT_TIME_MAX) {
+                        Ok(stream) => {
+                            // Requests are gathered here, not by the kernel.
+                            stream.set_nodelay(true)?;
+                            return Ok(Self(stream.into()));
+                        }
+                        Err(error) => failure = Some(error),
+                    }
+                }
+                Err(failure.unwrap_or_else(|| std::io::Error::other("the name has no address")))
+            }
+            Place::Unix(path) => Ok(Self(UnixStream::connect(path)?.into())),
+        }
+    }
+
+    /// Reads what there is into `buffer`: how much, 0 where there is nothing.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> Result<usize, WireError> {
+        match recv(&self.0, buffer, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => Err(WireError::Closed),
+            Ok((_, length)) => Ok(length),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            Err(error) => Err(WireError::Socket(error)),
+        }
+    }
+
+    /// Writes as much as the kernel takes: how much, 0 where it takes nothing.
+    pub(crate) fn write(&self, slices: &[IoSlice<'_>]) -> Result<usize, WireError> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let written = match slices {
+            [] => return Ok(0),
+            [only] => send(&self.0, only, flags),
+            _ => sendmsg(&self.0, slices, &mut SendAncillaryBuffer::default(), flags),
+        };
+        match written {
+            Ok(length) => Ok(length),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            Err(error) => Err(WireError::Socket(error)),
+        }
+    }
+
+    /// Waits until there is something to read, or room to write where that is wanted, or the time is over.
+    pub(crate) fn wait(&self, wants_room: bool, time: Duration) -> Result<(), WireError> {
+        let flags = if wants_room { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+        match poll(&mut [PollFd::new(&self.0, flags)], Some(&time)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(WireError::Socket(error)),
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

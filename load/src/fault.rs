@@ -111,7 +111,9 @@ mod tests {
 
     #[test]
     fn messages_are_decoded_as_far_as_they_go() {
-        for (sent, read) in [("plain", "plain"), ("a%20b", "a b"), ("%C3%A9", "é"), ("100%", "100%"), ("%zz%2", "%zz%2")] {
+        for (sent, read) in
+            [("plain", "plain"), ("a%20b", "a b"), ("%C3%A9", "é"), ("100%", "100%"), ("%zz%2", "%zz%2")]
+        {
             assert_eq!(percent_decoded(sent.as_bytes()), read);
         }
     }

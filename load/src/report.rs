@@ -262,7 +262,9 @@ impl fmt::Display for Report {
             self.seed,
         )?;
         let mut rows = vec![
-            ["", "requests", "/s", "digests/s", "bytes/s", "p50", "p90", "p99", "p99.9", "max"].map(str::to_owned).to_vec(),
+            ["", "requests", "/s", "digests/s", "bytes/s", "p50", "p90", "p99", "p99.9", "max"]
+                .map(str::to_owned)
+                .to_vec(),
         ];
         let some = |value: f64, text: String| if value > 0.0 { text } else { "-".to_owned() };
         for row in &self.operations {

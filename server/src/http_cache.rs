@@ -205,7 +205,7 @@ impl HttpCache {
         body_of: impl FnOnce(BlobStream) -> Body,
     ) -> Result<Response<Body>, Refusal> {
         let digest = self.find(unsized_digest).await?;
-        let mut blob = self.cache.read(&digest, 0, None, Wire::Zstd).await?;
+        let mut blob = self.cache.read(&digest, 0, None, Wire::Zstd)?;
         let is_zstd = coding::accepts_zstd(headers) && blob.is_stored_as_zstd().await?;
         let blob = if is_zstd { blob } else { blob.plain() };
         let wire_bytes = blob.wire_bytes();

@@ -9,10 +9,13 @@ use std::io;
 
 use memmap2::{Mmap, MmapOptions};
 
+use super::residency::Residency;
+
 /// A whole segment file, mapped read-only.
 #[derive(Debug)]
 pub(super) struct Mapping {
     map: Mmap,
+    residency: Residency,
 }
 
 impl Mapping {
@@ -23,7 +26,7 @@ impl Mapping {
         let map = unsafe { MmapOptions::new().len(size_bytes as usize).map(file)? };
         // Readers want single records, not the neighbours of a fault: the read-ahead is ours to decide.
         map.advise(memmap2::Advice::Random)?;
-        Ok(Self { map })
+        Ok(Self { residency: Residency::of(map.len()), map })
     }
 
     /// Pages that cover the range: (address of the first, length in bytes).
@@ -40,11 +43,16 @@ impl Mapping {
 
     pub(super) fn is_resident(&self, offset_bytes: u32, length_bytes: u32) -> bool {
         let (first, length) = self.pages(offset_bytes, length_bytes);
+        self.residency.of_range(first, length, |first, length| self.are_in_memory(first, length))
+    }
+
+    /// Asks the kernel about a range that begins at a page and lies inside the mapping.
+    fn are_in_memory(&self, first: usize, length: usize) -> bool {
         let mut residency = [0_u8; 1024];
         let page = rustix::param::page_size();
         (first..first + length).step_by(residency.len() * page).all(|start| {
             let length = (first + length - start).min(residency.len() * page);
-            // SAFETY: the range lies inside the mapping (`pages` clamps it) and starts at a page; `residency` has one
+            // SAFETY: the range lies inside the mapping (the caller clamped it) and starts at a page; `residency` has one
             // byte for each page asked about.
             let result = unsafe {
                 libc::mincore(self.map.as_ptr().add(start) as *mut libc::c_void, length, residency.as_mut_ptr())
@@ -65,6 +73,7 @@ impl Mapping {
     /// Pages that the kernel may let go first.
     pub(super) fn no_longer_needed(&self, offset_bytes: u32, length_bytes: u32) {
         let (first, length) = self.pages(offset_bytes, length_bytes);
+        self.residency.forget(first, length);
         // SAFETY: the range lies inside the mapping (`pages` clamps it) and starts at a page. The advice changes no byte: pages
         // that go are read again when they are looked at.
         let advised = unsafe {

@@ -7,6 +7,7 @@
 pub mod folder;
 mod mapped;
 mod positioned;
+mod residency;
 mod ring;
 mod uring;
 

@@ -102,9 +102,7 @@ fn check(options: &Options) -> Result<(), LoadError> {
         () if connections > 100_000 || concurrency > 10_000 || threads > 1024 => {
             Err(LoadError::Options("at most 100,000 connections, 10,000 requests in flight on each, 1,024 threads"))
         }
-        () if !(1..1 << 31).contains(&window_bytes) => {
-            Err(LoadError::Options("a window has 1 to 2,147,483,647 bytes"))
-        }
+        () if !(1..1 << 31).contains(&window_bytes) => Err(LoadError::Options("a window has 1 to 2,147,483,647 bytes")),
         () => Ok(()),
     }
 }

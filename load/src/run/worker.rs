@@ -133,7 +133,9 @@ impl<'a> Worker<'a> {
             let now = Instant::now();
             line.calls.slots.extend((0..options.concurrency).map(|_| Slot::idle(now)));
             line.calls.free.extend((0..options.concurrency).rev());
-            worker.open(&mut line).map_err(|source| LoadError::Connect { target: options.target.to_string(), source })?;
+            worker
+                .open(&mut line)
+                .map_err(|source| LoadError::Connect { target: options.target.to_string(), source })?;
             worker.lines.push(line);
         }
         for worker in workers.iter_mut().filter(|worker| worker.lines.len() > 1) {
@@ -166,8 +168,11 @@ impl<'a> Worker<'a> {
         let mut now = Instant::now();
         let (mut last_answer, mut last_byte) = (now, now);
         for line in &mut self.lines {
-            line.draws =
-                phase.sources.iter().map(|(_, source)| Draw::of_connection(line.number, self.connections, source)).collect();
+            line.draws = phase
+                .sources
+                .iter()
+                .map(|(_, source)| Draw::of_connection(line.number, self.connections, source))
+                .collect();
         }
         let mut events: Vec<epoll::Event> = Vec::with_capacity(1024);
         let mut is_over = false;
@@ -324,13 +329,7 @@ impl<'a> Worker<'a> {
 
 impl Slot {
     fn idle(now: Instant) -> Self {
-        Self {
-            operation: Operation::Read,
-            expect: Expect::Something,
-            number: 0,
-            begun: now,
-            answer: Answer::default(),
-        }
+        Self { operation: Operation::Read, expect: Expect::Something, number: 0, begun: now, answer: Answer::default() }
     }
 }
 

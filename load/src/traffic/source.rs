@@ -17,33 +17,13 @@ use crate::wire::headers::Method;
 /// Requests of one kind.
 pub(crate) enum Source {
     /// Written before.
-    Replay {
-        operation: Operation,
-        method: Method,
-        requests: Requests,
-        expect: Expect,
-    },
+    Replay { operation: Operation, method: Method, requests: Requests, expect: Expect },
     /// One new blob each.
-    Write {
-        shape: Shape,
-        family: Family,
-        message_bytes: usize,
-        next: AtomicU64,
-    },
+    Write { shape: Shape, family: Family, message_bytes: usize, next: AtomicU64 },
     /// Several new blobs each.
-    BatchUpdate {
-        shape: Shape,
-        family: Family,
-        batch: usize,
-        next: AtomicU64,
-    },
+    BatchUpdate { shape: Shape, family: Family, batch: usize, next: AtomicU64 },
     /// A new action each, with the same result.
-    ActionUpdate {
-        shape: Shape,
-        family: Family,
-        result: Vec<u8>,
-        next: AtomicU64,
-    },
+    ActionUpdate { shape: Shape, family: Family, result: Vec<u8>, next: AtomicU64 },
 }
 
 /// Requests as bytes, one behind the other.
@@ -152,11 +132,7 @@ fn put_write<'a>(
     let tail = content.tail(family, number);
     let digest = shape.digest(&tail);
     // A version 4 UUID that no other upload of the run has.
-    let upload = format!(
-        "uploads/{:08x}-0000-4000-8000-{:012x}/",
-        content.run() as u32,
-        number & 0xffff_ffff_ffff
-    );
+    let upload = format!("uploads/{:08x}-0000-4000-8000-{:012x}/", content.run() as u32, number & 0xffff_ffff_ffff);
     let name = address.resource_name(&upload, &digest);
     let size = shape.size_bytes();
     let mut at = 0;

@@ -104,7 +104,12 @@ impl Headers {
             self.authority = authority;
             self.append_literal(NAME_CONTENT_TYPE, b"", b"application/grpc", out);
             self.append_literal(0, b"te", b"trailers", out);
-            self.append_literal(NAME_USER_AGENT, b"", concat!("cask-bench/", env!("CARGO_PKG_VERSION")).as_bytes(), out);
+            self.append_literal(
+                NAME_USER_AGENT,
+                b"",
+                concat!("cask-bench/", env!("CARGO_PKG_VERSION")).as_bytes(),
+                out,
+            );
         }
     }
 

@@ -398,7 +398,8 @@ impl<'a> Connection<'a> {
                 Ok(())
             }
             kind::CONTINUATION => {
-                let (begun, is_last) = self.block.filter(|(begun, _)| *begun == stream).ok_or("a stray CONTINUATION")?;
+                let (begun, is_last) =
+                    self.block.filter(|(begun, _)| *begun == stream).ok_or("a stray CONTINUATION")?;
                 if self.block_bytes.len() + payload.len() > BLOCK_BYTES_MAX {
                     return Err("a header block larger than allowed");
                 }
@@ -539,11 +540,7 @@ impl<'a> Connection<'a> {
         let said = &self.streams[slot].said;
         inbox.end(
             slot,
-            End::Answered {
-                status: said.status.unwrap_or(0),
-                grpc: said.grpc_status,
-                message: &said.grpc_message,
-            },
+            End::Answered { status: said.status.unwrap_or(0), grpc: said.grpc_status, message: &said.grpc_message },
         );
     }
 

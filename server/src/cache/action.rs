@@ -43,13 +43,6 @@ pub(crate) struct InlineOptions {
     pub(crate) output_files: Vec<String>,
 }
 
-/// A result that can be served.
-pub(crate) enum FoundAction {
-    /// Encoded, as it is stored.
-    Stored(Bytes),
-    Decoded(Box<ActionResult>),
-}
-
 /// Why an action result was not stored or not served.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ActionError {
@@ -111,18 +104,14 @@ impl Cache {
         self.decoded(instance, action, entry, inline).await
     }
 
-    /// As `get_action_result`, but not decoded where the stored bytes are the answer.
-    pub(crate) async fn find_action_result(
+    /// The encoded result, if it is in memory and nothing has to be added to it; `None`: ask `get_action_result`.
+    pub(crate) fn action_result_in_memory(
         &self,
         instance: &str,
         action: &Digest,
-        inline: InlineOptions,
-    ) -> Result<FoundAction, ActionError> {
-        let mut entry = self.action_entry(instance, action).await?;
-        if inline == InlineOptions::default() && entry.first() == Some(&ENTRY_WITH_CLOSURE) {
-            return Ok(FoundAction::Stored(entry.split_off(1)));
-        }
-        Ok(FoundAction::Decoded(Box::new(self.decoded(instance, action, entry, inline).await?)))
+    ) -> Result<Option<Bytes>, EngineError> {
+        let entry = self.engine().get_action_in_memory(instance, &key(action))?;
+        Ok(entry.filter(|entry| entry.first() == Some(&ENTRY_WITH_CLOSURE)).map(|mut entry| entry.split_off(1)))
     }
 
     async fn action_entry(&self, instance: &str, action: &Digest) -> Result<Bytes, EngineError> {

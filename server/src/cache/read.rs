@@ -92,8 +92,7 @@ impl AsRef<[u8]> for PaidBytes {
 impl Cache {
     /// Opens a blob for reading from `offset`, at most `limit` bytes of it (`None`: to its end). The caller has checked
     /// `offset` against the digest's size; one beyond it yields nothing.
-    #[expect(clippy::unused_async, reason = "opening may come to wait for a disk; callers are async anyway")]
-    pub(crate) async fn read(
+    pub(crate) fn read(
         &self,
         digest: &Digest,
         offset: u64,
@@ -139,7 +138,7 @@ impl Cache {
     ) -> Result<(Bytes, Compressor), EngineError> {
         let is_one_record = digest.size_bytes() <= self.engine().part_size_bytes() as u64;
         if is_one_record && !digest.is_empty_blob() && digest.size_bytes() <= limit_bytes {
-            let mut stream = self.read(digest, 0, None, Wire::Zstd).await?;
+            let mut stream = self.read(digest, 0, None, Wire::Zstd)?;
             let (stored, _) = stream.stored().await?;
             return Ok(match stored.encoding() {
                 Encoding::Raw => (stream.blob.decoded(&stored)?, Compressor::Identity),

@@ -102,7 +102,7 @@ impl Fixture {
     }
 
     async fn read(&self, digest: &Digest, offset: u64, limit: Option<u64>) -> Vec<u8> {
-        let mut stream = self.cache.read(digest, offset, limit, Wire::Plain).await.unwrap();
+        let mut stream = self.cache.read(digest, offset, limit, Wire::Plain).unwrap();
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next_chunk().await.unwrap() {
             assert!(!chunk.is_empty());
@@ -462,7 +462,7 @@ async fn decoded_bytes_are_paid_for_until_the_reader_has_taken_them() {
     fixture.drive(upload.finish()).await.unwrap();
 
     let budget = &fixture.cache.shared.budgets.decoded_bytes;
-    let mut stream = fixture.cache.read(&digest, 0, None, Wire::Plain).await.unwrap();
+    let mut stream = fixture.cache.read(&digest, 0, None, Wire::Plain).unwrap();
     let mut taken = Vec::new();
     for part in 1..=3 {
         taken.push(stream.next_chunk().await.unwrap().unwrap());
@@ -478,7 +478,7 @@ async fn decoded_bytes_are_paid_for_until_the_reader_has_taken_them() {
     drop((taken, stream));
     assert_eq!(budget.used(), 0);
     // As it is stored it costs nothing.
-    let mut stream = fixture.cache.read(&digest, 0, None, Wire::Zstd).await.unwrap();
+    let mut stream = fixture.cache.read(&digest, 0, None, Wire::Zstd).unwrap();
     let mut wire = Vec::new();
     while let Some(chunk) = stream.next_chunk().await.unwrap() {
         assert_eq!(budget.used(), 0);

@@ -212,9 +212,8 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 fn function(text: &str) -> Result<DigestFunction, String> {
-    DigestFunction::from_name(text).ok_or_else(|| {
-        "the functions are sha256, blake3, sha1, sha384, sha512, md5, sha256tree and gitsha1".to_owned()
-    })
+    DigestFunction::from_name(text)
+        .ok_or_else(|| "the functions are sha256, blake3, sha1, sha384, sha512, md5, sha256tree and gitsha1".to_owned())
 }
 
 fn message_size(text: &str) -> Result<usize, String> {
@@ -294,7 +293,9 @@ pub(super) fn run(arguments: BenchArguments) -> Result<(), Failure> {
     let outcome = cask_load::run(&workload, &options, |progress| line.tell(progress));
     line.clear();
     let report = outcome.map_err(|error| match error {
-        LoadError::Options(_) | LoadError::TooLarge { .. } | LoadError::NoProcess(_) => Failure::Usage(error.to_string()),
+        LoadError::Options(_) | LoadError::TooLarge { .. } | LoadError::NoProcess(_) => {
+            Failure::Usage(error.to_string())
+        }
         other => Failure::Run(with_causes(&other)),
     })?;
     let text = if json { report.to_json() + "\n" } else { report.to_string() };

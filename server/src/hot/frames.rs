@@ -2,7 +2,7 @@
 //! body are slices of it.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -120,6 +120,30 @@ impl<F: Frames> Incoming<F> {
             )));
         }
         Ok(Some(length))
+    }
+
+    /// The whole message of a body that has one, if it has come already and is small; else nothing is taken.
+    pub(super) fn only_message_at_hand(&mut self, bytes_max: usize) -> Result<Option<Bytes>, Answer> {
+        if self.rest.is_empty() {
+            let mut cx = Context::from_waker(Waker::noop());
+            // Whoever asks for more has its own waker registered then.
+            match self.frames.poll_next(&mut cx) {
+                Poll::Ready(Some(bytes)) => self.rest = bytes?,
+                Poll::Ready(None) | Poll::Pending => return Ok(None),
+            }
+        }
+        let [0, length @ ..] = *self.rest.first_chunk::<MESSAGE_PREFIX_BYTES>().unwrap_or(&[1; MESSAGE_PREFIX_BYTES])
+        else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes(length) as usize;
+        let is_all = self.rest.len() == MESSAGE_PREFIX_BYTES + length && self.frames.is_at_end();
+        if !is_all || length > FREE_MESSAGE_BYTES_MAX.min(bytes_max) {
+            return Ok(None);
+        }
+        let mut message = std::mem::take(&mut self.rest);
+        message.advance(MESSAGE_PREFIX_BYTES);
+        Ok(Some(message))
     }
 
     /// The whole message of a body that has one, paid for if it is not small.

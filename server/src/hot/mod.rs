@@ -106,24 +106,33 @@ impl Hot {
         let cache = &self.cache;
         let limits = cache.limits();
         let mut incoming = Incoming::new(frames, limits.upload_idle_max);
+        if method == Method::Write {
+            // Apart, because a call's future is moved into its task, and this one is many times longer than the others.
+            let receiving = Box::pin(write::receive(cache, &self.readiness, announced, &mut incoming));
+            return Ok(Answered::Message(Reply::new(cask_proto::wire::write_response(receiving.await?))));
+        }
         let message_bytes_max = match method {
-            Method::Write => {
-                let committed_size = write::receive(cache, self.readiness.clone(), announced, &mut incoming).await?;
-                return Ok(Answered::Message(Reply::new(cask_proto::wire::write_response(committed_size))));
-            }
             Method::Read => limits.name_message_size_bytes_max,
             _ => limits.message_size_bytes_max,
         };
-        let request = incoming.only_message(cache, message_bytes_max).await?;
-        // The request may hold a read buffer of the connection; most answers do without it.
+        let request = match incoming.only_message_at_hand(message_bytes_max)? {
+            Some(message) => Request { message, paid: None },
+            None => Box::pin(incoming.only_message(cache, message_bytes_max)).await?,
+        };
+        let message = &request.message;
         let mut reply = match method {
-            Method::FindMissingBlobs => Reply::new(find_missing::answer(cache, &request.message)?),
-            Method::BatchUpdateBlobs => Reply::new(batch::update(cache, &request.message).await?),
-            Method::BatchReadBlobs => batch::read(cache, &request.message).await?,
-            Method::GetActionResult => action_result::answer(cache, &request.message).await?,
+            Method::FindMissingBlobs => Reply::new(find_missing::answer(cache, message)?),
+            Method::BatchUpdateBlobs => Reply::new(Box::pin(batch::update(cache, message)).await?),
+            Method::BatchReadBlobs => Box::pin(batch::read(cache, message)).await?,
+            Method::GetActionResult => match action_result::answer_at_once(cache, message)? {
+                Some(reply) => reply,
+                None => Box::pin(action_result::answer(cache, message)).await?,
+            },
             Method::Read | Method::Write => {
-                let readiness = &self.readiness;
-                let stream = ReadStream::begin(cache, readiness, announced, &request.message).await?;
+                let stream = match ReadStream::open(cache, announced, message)? {
+                    Some(stream) => stream,
+                    None => Box::pin(ReadStream::follow(cache, &self.readiness, message)).await?,
+                };
                 return Ok(Answered::Stream(Box::new(stream)));
             }
         };

@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use cask_proto::Compressor;
 use cask_proto::wire::{READ_RESPONSE_HEAD_BYTES_MAX, ReadRequest, read_response_head};
+use cask_proto::{Compressor, LogResource};
 use futures_util::Stream;
 use tokio::sync::watch;
 
@@ -34,18 +34,12 @@ enum Source {
 }
 
 impl ReadStream {
-    /// Opens what a request names.
-    pub(super) async fn begin(
-        cache: &Cache,
-        readiness: &watch::Receiver<Readiness>,
-        announced: Option<&[u8]>,
-        message: &Bytes,
-    ) -> Result<Self, Answer> {
+    /// Opens the blob that a request names; `None` when it names a log.
+    pub(super) fn open(cache: &Cache, announced: Option<&[u8]>, message: &Bytes) -> Result<Option<Self>, Answer> {
         let wire = ReadRequest::parse(message).map_err(malformed)?;
         request::check_announced(announced, wire.resource_name)?;
-        if let Some(log) = log::resource(cache, wire.resource_name)? {
-            let chunks = log::read(cache, readiness.clone(), log, wire.read_offset, wire.read_limit).await?;
-            return Ok(Self { source: Source::Log(Box::pin(chunks)) });
+        if LogResource::parse(wire.resource_name).is_some() {
+            return Ok(None);
         }
         let name = request::read_name(cache, wire.resource_name)?;
         let digest = name.digest;
@@ -66,8 +60,21 @@ impl ReadStream {
             Compressor::Zstd => Wire::Zstd,
             Compressor::Deflate | Compressor::Brotli => return Err(request::unserved(name.compressor)),
         };
-        let blob = cache.read(&digest, offset, limit, encoding).await.map_err(answer_of)?;
-        Ok(Self { source: Source::Blob(blob) })
+        let blob = cache.read(&digest, offset, limit, encoding).map_err(answer_of)?;
+        Ok(Some(Self { source: Source::Blob(blob) }))
+    }
+
+    /// Follows the log that a request names.
+    pub(super) async fn follow(
+        cache: &Cache,
+        readiness: &watch::Receiver<Readiness>,
+        message: &Bytes,
+    ) -> Result<Self, Answer> {
+        let wire = ReadRequest::parse(message).map_err(malformed)?;
+        let log = log::resource(cache, wire.resource_name)?;
+        let log = log.ok_or_else(|| Answer::invalid("this is the name of no log"))?;
+        let chunks = log::read(cache, readiness.clone(), log, wire.read_offset, wire.read_limit).await?;
+        Ok(Self { source: Source::Log(Box::pin(chunks)) })
     }
 
     /// The data of the next message; `None` at the end. An error ends the stream.

@@ -42,7 +42,7 @@ const PRESENT_COMPRESSED: i64 = -1;
 /// Receives one stream; returns the committed size as it is sent.
 pub(super) async fn receive<F: Frames>(
     cache: &Cache,
-    readiness: watch::Receiver<Readiness>,
+    readiness: &watch::Receiver<Readiness>,
     announced: Option<&[u8]>,
     incoming: &mut Incoming<F>,
 ) -> Result<i64, Answer> {
@@ -51,7 +51,7 @@ pub(super) async fn receive<F: Frames>(
     };
     request::check_announced(announced, &message.resource_name)?;
     if let Some((_, log)) = log::resource(cache, &message.resource_name)? {
-        return receive_log(cache, readiness, log, message, incoming).await;
+        return receive_log(cache, readiness.clone(), log, message, incoming).await;
     }
     let mut sequence = Sequence::begin(&message)?;
     let name = request::write_name(cache, &message.resource_name)?;

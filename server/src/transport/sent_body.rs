@@ -7,8 +7,8 @@
 //! out of reach.
 
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::rt::Executor;
+use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -185,31 +186,41 @@ where
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        tokio::spawn(HANDED_OUT.scope(Cell::new(None), until_stalled(stream)));
+        tokio::spawn(HANDED_OUT.scope(Cell::new(None), UntilStalled { stream, overdue: None, since: None }));
     }
 }
 
-/// Runs `stream` to its end, or until its client leaves a piece unasked for too long.
-async fn until_stalled(stream: impl Future) {
-    let mut stream = pin!(stream);
-    let mut overdue: Option<Pin<Box<Sleep>>> = None;
-    let mut since = None;
-    poll_fn(|cx| {
-        if stream.as_mut().poll(cx).is_ready() {
+pin_project! {
+    /// Runs `stream` to its end, or until its client leaves a piece unasked for too long.
+    struct UntilStalled<F> {
+        // In place: a stream's future is moved once, into its task.
+        #[pin]
+        stream: F,
+        overdue: Option<Pin<Box<Sleep>>>,
+        // The hand-out that `overdue` is set for.
+        since: Option<Instant>,
+    }
+}
+
+impl<F: Future> Future for UntilStalled<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.stream.poll(cx).is_ready() {
             return Poll::Ready(());
         }
         let Some(handed_out) = HANDED_OUT.with(Cell::get) else { return Poll::Pending };
         let deadline = handed_out + TAKE_WAIT_MAX;
-        let overdue = overdue.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if since != Some(handed_out) {
-            since = Some(handed_out);
+        let overdue = this.overdue.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if *this.since != Some(handed_out) {
+            *this.since = Some(handed_out);
             overdue.as_mut().reset(deadline);
         }
         ready!(overdue.as_mut().poll(cx));
         tracing::info!(event = "stream.stalled", "a client stopped reading an answer; its stream is reset");
         Poll::Ready(())
-    })
-    .await;
+    }
 }
 
 #[cfg(test)]
@@ -243,6 +254,10 @@ mod tests {
         let body = SentBody::of_body(Body::new(http_body_util::Full::new(whole.clone())), None, Held::default());
         let collected = HANDED_OUT.scope(Cell::new(None), body.collect()).await.expect("a body");
         assert_eq!(collected.to_bytes(), whole);
+    }
+
+    async fn until_stalled(stream: impl Future) {
+        UntilStalled { stream, overdue: None, since: None }.await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -101,7 +101,7 @@ async fn bytes_of_a_blob_are_not_copied_between_the_store_and_the_writer() {
 
     // Where the store has it, for as long as somebody holds it.
     let mut held = Vec::new();
-    let mut blob = cache.read(&digest, 0, None, Wire::Plain).await.expect("it is there");
+    let mut blob = cache.read(&digest, 0, None, Wire::Plain).expect("it is there");
     while let Some(chunk) = blob.next_chunk().await.expect("it can be read") {
         held.push(chunk);
     }

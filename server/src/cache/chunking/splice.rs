@@ -47,8 +47,7 @@ impl Cache {
 
     async fn assemble(&self, chunks: &ChunkList, mut upload: UploadSession) -> Result<(), ChunkingError> {
         for chunk in chunks.iter() {
-            let mut stream =
-                self.read(&chunk, 0, None, Wire::Plain).await.map_err(|error| chunk_error(error, chunk))?;
+            let mut stream = self.read(&chunk, 0, None, Wire::Plain).map_err(|error| chunk_error(error, chunk))?;
             while let Some(piece) = stream.next_chunk().await.map_err(|error| chunk_error(error, chunk))? {
                 upload.write(&piece).await?;
                 tokio::task::yield_now().await;
@@ -62,8 +61,7 @@ impl Cache {
         let blob = chunks.blob();
         let mut hasher = Hasher::new(blob.function(), blob.size_bytes());
         for chunk in chunks.iter() {
-            let mut stream =
-                self.read(&chunk, 0, None, Wire::Plain).await.map_err(|error| chunk_error(error, chunk))?;
+            let mut stream = self.read(&chunk, 0, None, Wire::Plain).map_err(|error| chunk_error(error, chunk))?;
             while let Some(piece) = stream.next_chunk().await.map_err(|error| chunk_error(error, chunk))? {
                 hasher.update(&piece);
                 tokio::task::yield_now().await;

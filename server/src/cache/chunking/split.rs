@@ -77,7 +77,7 @@ impl Cache {
     /// Cuts the blob and stores its chunks.
     async fn cut(&self, blob: Digest, function: ChunkingFunction) -> Result<ChunkList, ChunkingError> {
         let mut cutter = Cutter::new(function.chunker(), blob.size_bytes());
-        let mut stream = self.read(&blob, 0, None, Wire::Plain).await?;
+        let mut stream = self.read(&blob, 0, None, Wire::Plain)?;
         let mut chunks = Chunks { cache: self, list: ChunkList::new(blob), pending: VecDeque::new() };
         while let Some(piece) = stream.next_chunk().await? {
             let mut rest = &piece[..];

@@ -58,8 +58,7 @@ impl LogReader {
                 Next::Chunk(chunk) => chunk,
                 Next::Stored(digest, offset) => {
                     let read = async {
-                        let mut blob =
-                            self.cache.read(&digest, offset, Some(CHUNK_BYTES_MAX as u64), Wire::Plain).await?;
+                        let mut blob = self.cache.read(&digest, offset, Some(CHUNK_BYTES_MAX as u64), Wire::Plain)?;
                         blob.next_chunk().await
                     };
                     match read.await {

@@ -60,12 +60,15 @@ impl Digest {
         if hash_hex.len() != expected {
             return Err(DigestError::HashLength { function, found: hash_hex.len(), expected });
         }
-        let mut hash = [0; HASH_BYTES_MAX];
-        if !hex::decode(hash_hex, &mut hash[..expected / 2]) {
+        let mut digest =
+            Digest { function, namespace: Namespace::SHARED, size_bytes: size_bytes as u64, hash: [0; HASH_BYTES_MAX] };
+        if !hex::decode(hash_hex, &mut digest.hash[..expected / 2]) {
             return Err(DigestError::NotHex);
         }
-        let size_bytes = u64::try_from(size_bytes).map_err(|_| DigestError::NegativeSize(size_bytes))?;
-        Ok(Digest { function, namespace: Namespace::SHARED, size_bytes, hash })
+        if size_bytes < 0 {
+            return Err(DigestError::NegativeSize(size_bytes));
+        }
+        Ok(digest)
     }
 
     /// For hashes whose length is known to be right.

@@ -108,6 +108,14 @@ impl DigestRule {
         Ok(self.function.digest(hash_hex, size_bytes)?.within(self.namespace))
     }
 
+    /// Parses a hash of 64 characters and a size that is not negative; `None` where [`digest`](Self::digest) has to say what is wrong.
+    #[inline]
+    pub(crate) fn parse_hash(self, hash_hex: &[u8; 64], size_bytes: i64) -> Option<Digest> {
+        let function = self.function.function(hash_hex.len()).ok()?;
+        let digest = Digest::parse_hex(function, hash_hex, size_bytes).ok()?;
+        Some(digest.within(self.namespace))
+    }
+
     /// Parses a digest message.
     pub fn from_wire(self, digest: &reapi::Digest) -> Result<Digest, WireError> {
         self.digest(&digest.hash, digest.size_bytes)

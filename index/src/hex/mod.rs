@@ -1,13 +1,13 @@
 //! Lowercase hexadecimal: the one place where hex becomes bytes, and bytes hex.
 //!
-//! Every digest of every request goes through here. Blocks of 32 characters, by the processor's vectors where it has them (`avx2`) and by
+//! Every digest of every request goes through here. Blocks of 64 characters, by the processor's vectors where it has them (`avx2`) and by
 //! plain arithmetic elsewhere; both look at all characters and branch on none.
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod avx2;
 
 /// Characters of a block.
-const BLOCK_CHARS: usize = 32;
+const BLOCK_CHARS: usize = 64;
 const BLOCK_BYTES: usize = BLOCK_CHARS / 2;
 
 type CharBlock = [u8; BLOCK_CHARS];
@@ -21,7 +21,7 @@ pub(crate) fn decode(hex: &[u8], bytes: &mut [u8]) -> bool {
     let (decoded, decoded_rest) = bytes.as_chunks_mut();
     let mut is_hex = decode_blocks(blocks, decoded);
     if !rest.is_empty() {
-        // 40 characters of SHA-1 are a block and a quarter.
+        // Hashes of 256 and 512 bits are whole blocks, the others are not.
         let (mut block, mut decoded) = ([b'0'; BLOCK_CHARS], [0; BLOCK_BYTES]);
         block[..rest.len()].copy_from_slice(rest);
         is_hex &= decode_blocks(&[block], std::slice::from_mut(&mut decoded));
@@ -127,9 +127,9 @@ mod tests {
     /// Every byte at every place of a block, of the second block and of what is left behind blocks.
     #[test]
     fn exactly_sixteen_bytes_are_hex_wherever_they_stand() {
-        let hex = b"0123456789abcdeffedcba9876543210".repeat(2);
-        let length = hex.len() + 8;
-        let hex: Vec<u8> = hex.into_iter().cycle().take(length).collect();
+        let hex = b"0123456789abcdeffedcba9876543210";
+        let length = 2 * BLOCK_CHARS + 8;
+        let hex: Vec<u8> = hex.iter().copied().cycle().take(length).collect();
         for position in 0..length {
             for byte in 0..=u8::MAX {
                 let mut hex = hex.clone();

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use cask_index::DigestFunction;
 use cask_proto::digest::{DigestRule, FunctionRule};
 use cask_proto::wire::{
-    BatchRead, BatchUpdate, FindMissing, GetActionResult, OwnedRawDigest, RawDigest, ReadRequest, WireFault, WriteHead,
-    WriteMessage, write_head,
+    BatchRead, BatchUpdate, DigestFault, FindMissing, GetActionResult, OwnedRawDigest, RawDigest, ReadRequest,
+    WireFault, WriteHead, WriteMessage, write_head,
 };
 use cask_proto::{bytestream, reapi};
 use prost::Message;
@@ -45,6 +45,11 @@ pub fn wire_find_missing(data: &[u8]) -> bool {
         Ok((request, entries?))
     });
     let Some(((request, entries), theirs)) = both(ours, reapi::FindMissingBlobsRequest::decode(data)) else {
+        if let Ok(request) = FindMissing::parse(data) {
+            // Malformed is malformed, unless a digest before it is wrong.
+            let rule = DigestRule::new(FunctionRule::INFERRED, cask_index::Namespace::SHARED);
+            request.parse_digests(rule, |_, _| ()).expect_err("malformed");
+        }
         return false;
     };
     assert_eq!(request.instance_name, theirs.instance_name);
@@ -60,6 +65,18 @@ pub fn wire_find_missing(data: &[u8]) -> bool {
             let rule = DigestRule::new(function, cask_index::Namespace::SHARED);
             assert_eq!(rule.from_raw(&entry.digest), rule.from_wire(digest));
         }
+    }
+    for function in [FunctionRule::INFERRED, FunctionRule::Named(DigestFunction::Sha512)] {
+        let rule = DigestRule::new(function, cask_index::Namespace::SHARED);
+        let mut parsed = Vec::new();
+        let outcome = request.parse_digests(rule, |digest, field| parsed.push((digest, field)));
+        let mut expected = Vec::new();
+        let expected_outcome = entries.iter().try_for_each(|entry| {
+            expected.push((rule.from_raw(&entry.digest)?, entry.field));
+            Ok(())
+        });
+        assert_eq!(outcome, expected_outcome.map_err(DigestFault::Digest));
+        assert_eq!(parsed, expected);
     }
     true
 }

@@ -108,12 +108,10 @@ impl DigestRule {
         Ok(self.function.digest(hash_hex, size_bytes)?.within(self.namespace))
     }
 
-    /// Parses a hash of 64 characters and a size that is not negative; `None` where [`digest`](Self::digest) has to say what is wrong.
-    #[inline]
-    pub(crate) fn parse_hash(self, hash_hex: &[u8; 64], size_bytes: i64) -> Option<Digest> {
-        let function = self.function.function(hash_hex.len()).ok()?;
-        let digest = Digest::parse_hex(function, hash_hex, size_bytes).ok()?;
-        Some(digest.within(self.namespace))
+    /// Function and namespace of the digests that have a hash of this many characters; `None` where such are refused.
+    pub(crate) fn for_hash_chars(self, hash_chars: usize) -> Option<(DigestFunction, Namespace)> {
+        let function = self.function.function(hash_chars).ok()?;
+        (2 * function.hash_length_bytes() == hash_chars).then_some((function, self.namespace))
     }
 
     /// Parses a digest message.

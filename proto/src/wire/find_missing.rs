@@ -68,9 +68,13 @@ impl<'m> FindMissing<'m> {
     #[inline]
     pub fn parse_digests(&self, rule: DigestRule, mut each: impl FnMut(Digest, &'m [u8])) -> Result<(), DigestFault> {
         let mut fields = FieldsOfRequest { rest: self.message };
+        let of_common = rule.for_hash_chars(common::HASH_CHARS);
         loop {
-            while let Some((digest, field)) = common::next(&mut fields.rest, rule) {
-                each(digest, field);
+            if let Some((function, namespace)) = of_common {
+                while let Some(common::Entry { hash, size_bytes, field }) = common::next(&mut fields.rest) {
+                    let digest = Digest::new(function, &hash, size_bytes).expect("as long as the function's");
+                    each(digest.within(namespace), field);
+                }
             }
             let Some(entry) = fields.next_entry()? else { return Ok(()) };
             each(rule.from_raw(&entry.digest)?, entry.field);
@@ -99,12 +103,10 @@ pub enum DigestFault {
 mod common {
     use cask_index::Digest;
 
-    use crate::digest::DigestRule;
-
     const KEYS: u32 = 0x400a_0012;
     const KEYS_MASK: u32 = 0xffff_00ff;
     const HASH_AT: usize = 4;
-    const HASH_CHARS: usize = 64;
+    pub(super) const HASH_CHARS: usize = 64;
     const SIZE_KEY_AT: usize = HASH_AT + HASH_CHARS;
     const SIZE_KEY: u8 = 0x10;
     const SIZE_AT: usize = SIZE_KEY_AT + 1;
@@ -112,9 +114,15 @@ mod common {
     /// Looked at in any case; so the last entries of a message may take the general way.
     const WINDOW_BYTES: usize = SIZE_AT + SIZE_BYTES_MAX;
 
+    pub(super) struct Entry<'m> {
+        pub(super) hash: [u8; HASH_CHARS / 2],
+        pub(super) size_bytes: u64,
+        pub(super) field: &'m [u8],
+    }
+
     /// The entry at the beginning of `rest`, if it is spelled so; then `rest` is what follows.
     #[inline]
-    pub(super) fn next<'m>(rest: &mut &'m [u8], rule: DigestRule) -> Option<(Digest, &'m [u8])> {
+    pub(super) fn next<'m>(rest: &mut &'m [u8]) -> Option<Entry<'m>> {
         let window = rest.first_chunk::<WINDOW_BYTES>()?;
         let keys = u32::from_le_bytes([window[0], window[1], window[2], window[3]]);
         let field_bytes = 2 + usize::from(window[1]);
@@ -123,16 +131,16 @@ mod common {
         }
         let size_window = window.last_chunk::<SIZE_BYTES_MAX>().expect("behind the hash");
         let size_bytes = number(u64::from_le_bytes(*size_window), field_bytes - SIZE_AT)?;
-        let hash = window[HASH_AT..].first_chunk::<HASH_CHARS>().expect("before the size");
-        let digest = rule.parse_hash(hash, size_bytes)?;
+        let hash_window = window[HASH_AT..].first_chunk::<HASH_CHARS>().expect("before the size");
+        let hash = Digest::hash_of_hex(hash_window)?;
         let (field, behind) = rest.split_at_checked(field_bytes)?;
         *rest = behind;
-        Some((digest, field))
+        Some(Entry { hash, size_bytes, field })
     }
 
     /// The number that is spelled in exactly the lowest `length` bytes.
     #[inline]
-    fn number(bytes: u64, length: usize) -> Option<i64> {
+    fn number(bytes: u64, length: usize) -> Option<u64> {
         const MORE: u64 = 0x8080_8080_8080_8080;
         if !(1..=SIZE_BYTES_MAX).contains(&length) {
             return None;
@@ -148,7 +156,7 @@ mod common {
         let bits = bits & 0x007f_007f_007f_007f | (bits & 0x7f00_7f00_7f00_7f00) >> 1;
         let bits = bits & 0x0000_3fff_0000_3fff | (bits & 0x3fff_0000_3fff_0000) >> 2;
         let bits = bits & 0x0000_0000_0fff_ffff | (bits & 0x0fff_ffff_0000_0000) >> 4;
-        Some(bits as i64)
+        Some(bits)
     }
 
     #[cfg(test)]
@@ -164,7 +172,7 @@ mod common {
                     let length = spelled.len();
                     spelled.resize(16, 0xff);
                     let bytes = u64::from_le_bytes(*spelled.first_chunk().expect("16 bytes"));
-                    let expected = (length <= SIZE_BYTES_MAX).then_some(value as i64);
+                    let expected = (length <= SIZE_BYTES_MAX).then_some(value);
                     assert_eq!(number(bytes, length), expected, "{value}");
                     for other in (0..20).filter(|&other| other != length) {
                         assert_eq!(number(bytes, other), None, "{value} in {other} bytes");

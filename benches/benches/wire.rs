@@ -7,10 +7,10 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use cask_benches::{blob, digest_of};
-use cask_index::{Digest, DigestFunction, Keyer, Location, Namespace, Table, TouchEpoch};
+use cask_index::{Digest, DigestFunction, Key, Keyer, Location, Namespace, Table, TouchEpoch};
 use cask_proto::digest::{DigestRule, FunctionRule, to_wire};
 use cask_proto::reapi::FindMissingBlobsRequest;
-use cask_proto::wire::{FindMissing, Segments};
+use cask_proto::wire::{FindMissing, FindMissingAnswer, Segments};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use prost::Message;
 
@@ -43,17 +43,14 @@ fn decode(criterion: &mut Criterion) {
             });
         });
         // A handler keeps its list of digests from one request to the next.
-        let mut digests: Vec<Digest> = Vec::new();
+        let (mut digests, mut fields) = (Vec::new(), Vec::new());
         group.bench_function(BenchmarkId::new("hand codec", count), |bencher| {
             bencher.iter(|| {
                 let request = FindMissing::parse(black_box(&bytes)).expect("well-formed");
                 let function = FunctionRule::of_request(request.digest_function, None).expect("known function");
                 let rule = DigestRule::new(function, Namespace::SHARED);
-                digests.clear();
-                for entry in request.digests() {
-                    let entry = entry.expect("well-formed");
-                    digests.push(rule.from_raw(&entry.digest).expect("a digest"));
-                }
+                let mut reader = request.parse_digests(rule);
+                reader.next_batch(usize::MAX, &mut digests, &mut fields).expect("digests");
                 black_box(digests.len())
             });
         });
@@ -71,20 +68,30 @@ fn numbered(number: u64) -> Digest {
     Digest::new(DigestFunction::Sha256, &blob(number, 32), 4096 + number % 1000).expect("32 bytes")
 }
 
-/// Decodes, looks up, touches and answers, as a handler does: `missing` is the answer.
-fn find_missing(message: &[u8], keyer: &Keyer, table: &Table) -> Segments {
+/// Decodes, looks up, touches and answers, as a handler does.
+fn find_missing<'m>(message: &'m Bytes, keyer: &Keyer, table: &Table, lists: &mut Lists<'m>) -> Segments {
     let request = FindMissing::parse(message).expect("well-formed");
     let function = FunctionRule::of_request(request.digest_function, None).expect("known function");
     let rule = DigestRule::new(function, Namespace::SHARED);
-    let mut missing = Segments::new();
-    let (mut keys, mut fields) = (Vec::with_capacity(request.digest_count), Vec::with_capacity(request.digest_count));
-    for entry in request.digests() {
-        let entry = entry.expect("well-formed");
-        keys.push(keyer.blob(&rule.from_raw(&entry.digest).expect("a digest")));
-        fields.push(entry.field);
+    let mut missing = FindMissingAnswer::new(message);
+    let mut reader = request.parse_digests(rule);
+    let Lists { digests, keys, fields } = lists;
+    while reader.next_batch(BATCH_DIGESTS, digests, fields).expect("digests") {
+        keys.clear();
+        keys.extend(digests.iter().map(|digest| keyer.blob(digest)));
+        table.touch_batch(keys, TouchEpoch::from_u8(1), |position| missing.push(fields[position]));
     }
-    table.touch_batch(&keys, TouchEpoch::from_u8(1), |position| missing.put(fields[position]));
-    missing
+    missing.finish()
+}
+
+/// Digests looked up at once.
+const BATCH_DIGESTS: usize = 128;
+
+#[derive(Default)]
+struct Lists<'m> {
+    digests: Vec<Digest>,
+    keys: Vec<Key>,
+    fields: Vec<&'m [u8]>,
 }
 
 fn answer(criterion: &mut Criterion) {
@@ -108,7 +115,8 @@ fn answer(criterion: &mut Criterion) {
             let mut requests = requests.iter().cycle();
             group.throughput(Throughput::Elements(count));
             group.bench_function(BenchmarkId::new(count.to_string(), format!("{hit_percent}% hits")), |bencher| {
-                bencher.iter(|| find_missing(requests.next().expect("endless"), &keyer, &table).len());
+                let mut lists = Lists::default();
+                bencher.iter(|| find_missing(requests.next().expect("endless"), &keyer, &table, &mut lists).len());
             });
         }
     }

@@ -28,7 +28,7 @@ pub use batch_request::{BatchRead, BatchUpdate, UpdateItem};
 pub use byte_stream::{READ_RESPONSE_HEAD_BYTES_MAX, ReadRequest, WriteMessage, read_response_head, write_response};
 pub use fault::WireFault;
 pub(crate) use fields::has_few_fields;
-pub use find_missing::{DigestFault, Entry, FindMissing};
+pub use find_missing::{DigestFault, Entry, FindMissing, FindMissingAnswer, ParsedDigests};
 pub use raw_digest::{OwnedRawDigest, RawDigest};
 pub use segments::Segments;
 pub use write_head::{WriteHead, write_head};

@@ -58,9 +58,15 @@ impl Segments {
         self.gathered.extend_from_slice(bytes);
     }
 
+    /// Whether a slice of this length is copied.
+    #[inline]
+    pub(super) fn is_copied(length: usize) -> bool {
+        length < SLICE_BYTES_MIN
+    }
+
     /// Appends the slice itself, or a copy when it is short.
     pub fn push_slice(&mut self, slice: Bytes) {
-        if slice.len() < SLICE_BYTES_MIN {
+        if Self::is_copied(slice.len()) {
             self.put(&slice);
         } else {
             self.slices_bytes += slice.len();

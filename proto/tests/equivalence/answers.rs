@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use cask_proto::wire::{
-    BatchReadAnswer, BatchUpdateAnswer, ItemStatus, READ_RESPONSE_HEAD_BYTES_MAX, RawDigest, read_response_head,
-    write_response,
+    BatchReadAnswer, BatchUpdateAnswer, FindMissing, FindMissingAnswer, ItemStatus, READ_RESPONSE_HEAD_BYTES_MAX,
+    RawDigest, read_response_head, write_response,
 };
 use cask_proto::{bytestream, reapi, rpc};
 use prost::Message;
@@ -76,6 +76,42 @@ fn batches() {
         assert_eq!(segments.concat(), read_expected.encode_to_vec());
         let pointers: Vec<_> = segments.iter().map(|segment| segment.as_ptr()).collect();
         assert!(large.iter().all(|piece| pointers.contains(piece)), "data was copied");
+    }
+}
+
+#[test]
+fn missing_digests() {
+    let mut random = Random(1);
+    for _ in 0..2000 {
+        let count = random.below(60);
+        let missing_in = 1 + random.below(5);
+        let request = reapi::FindMissingBlobsRequest {
+            instance_name: "main".to_owned(),
+            blob_digests: (0..count).map(|_| digest(&mut random)).collect(),
+            digest_function: 1,
+        };
+        // Sometimes with a field in between that is not the list's.
+        let encoded = [request.encode_to_vec(), vec![0x78, 1], request.encode_to_vec()].concat();
+        let message = Bytes::from(encoded);
+        let parsed = FindMissing::parse(&message).expect("well-formed");
+        let mut answer = FindMissingAnswer::new(&message);
+        let mut expected = reapi::FindMissingBlobsResponse::default();
+        for entry in parsed.digests().map(|entry| entry.expect("well-formed")) {
+            if random.once_in(missing_in) {
+                answer.push(entry.field);
+                let digest = reapi::Digest { hash: entry.digest.hash.to_owned(), size_bytes: entry.digest.size_bytes };
+                expected.missing_blob_digests.push(digest);
+            }
+        }
+        let segments = answer.finish();
+        assert_eq!(segments.len(), expected.encoded_len());
+        let segments = segments.into_message();
+        assert_eq!(segments.concat(), expected.encode_to_vec());
+        if missing_in == 1 && count > 20 {
+            // Everything is missing: both parts are slices of the request.
+            assert_eq!(segments.len(), 2);
+            assert!(segments.iter().all(|segment| message.as_ptr_range().contains(&segment.as_ptr())), "copied");
+        }
     }
 }
 

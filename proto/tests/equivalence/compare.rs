@@ -4,7 +4,7 @@
 #![allow(unreachable_pub)] // Reachable there.
 
 use bytes::Bytes;
-use cask_index::DigestFunction;
+use cask_index::{Digest, DigestFunction};
 use cask_proto::digest::{DigestRule, FunctionRule};
 use cask_proto::wire::{
     BatchRead, BatchUpdate, DigestFault, FindMissing, GetActionResult, OwnedRawDigest, RawDigest, ReadRequest,
@@ -48,7 +48,7 @@ pub fn wire_find_missing(data: &[u8]) -> bool {
         if let Ok(request) = FindMissing::parse(data) {
             // Malformed is malformed, unless a digest before it is wrong.
             let rule = DigestRule::new(FunctionRule::INFERRED, cask_index::Namespace::SHARED);
-            request.parse_digests(rule, |_, _| ()).expect_err("malformed");
+            parsed_digests(&request, rule, 3, &mut Vec::new()).expect_err("malformed");
         }
         return false;
     };
@@ -69,7 +69,7 @@ pub fn wire_find_missing(data: &[u8]) -> bool {
     for function in [FunctionRule::INFERRED, FunctionRule::Named(DigestFunction::Sha512)] {
         let rule = DigestRule::new(function, cask_index::Namespace::SHARED);
         let mut parsed = Vec::new();
-        let outcome = request.parse_digests(rule, |digest, field| parsed.push((digest, field)));
+        let outcome = parsed_digests(&request, rule, 1 + data.len() % 4, &mut parsed);
         let mut expected = Vec::new();
         let expected_outcome = entries.iter().try_for_each(|entry| {
             expected.push((rule.from_raw(&entry.digest)?, entry.field));
@@ -79,6 +79,30 @@ pub fn wire_find_missing(data: &[u8]) -> bool {
         assert_eq!(parsed, expected);
     }
     true
+}
+
+/// All digests, read `count` at a time, up to a fault.
+fn parsed_digests<'m>(
+    request: &FindMissing<'m>,
+    rule: DigestRule,
+    count: usize,
+    parsed: &mut Vec<(Digest, &'m [u8])>,
+) -> Result<(), DigestFault> {
+    let mut reader = request.parse_digests(rule);
+    let (mut digests, mut fields) = (Vec::new(), Vec::new());
+    loop {
+        let outcome = reader.next_batch(count, &mut digests, &mut fields);
+        assert!(digests.len() <= count && fields.len() == digests.len());
+        parsed.extend(digests.iter().copied().zip(fields.iter().copied()));
+        match outcome {
+            Ok(true) => assert!(!digests.is_empty()),
+            Ok(false) => {
+                assert!(digests.is_empty());
+                return Ok(());
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
 }
 
 /// `BatchUpdateBlobsRequest`.

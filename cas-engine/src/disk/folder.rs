@@ -314,6 +314,12 @@ impl FolderFile {
         Ok(Self { id, file, mapping, size_bytes, written_to: Mutex::new(written_to) })
     }
 
+    /// Whether the file is as long as that still: looking at mapped pages behind a file's end ends the process. What the kernel said
+    /// a moment ago of its pages says nothing of a file that somebody has cut short since.
+    fn reaches(&self, end_bytes: u32) -> bool {
+        rustix::fs::fstat(&self.file).is_ok_and(|status| status.st_size >= i64::from(end_bytes))
+    }
+
     /// The file behind the trait, if it is one of ours.
     pub(super) fn of(file: &dyn SegmentFile) -> Option<&Self> {
         (file as &dyn Any).downcast_ref()
@@ -361,7 +367,7 @@ impl SegmentFile for FolderFile {
     }
 
     fn is_resident(&self, offset_bytes: u32, length_bytes: u32) -> bool {
-        self.mapping.is_resident(offset_bytes, length_bytes)
+        self.mapping.is_resident(offset_bytes, length_bytes) && self.reaches(offset_bytes + length_bytes)
     }
 
     fn make_resident(&self, offset_bytes: u32, length_bytes: u32) -> io::Result<()> {

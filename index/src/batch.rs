@@ -19,15 +19,21 @@ const GROUP_KEYS: usize = 32;
 impl Table {
     /// For each key in order calls `absent(position)` when it is absent; present ones are touched. Prefetches.
     pub fn touch_batch(&self, keys: &[Key], epoch: TouchEpoch, mut absent: impl FnMut(usize)) {
-        keys.iter().take(GROUP_KEYS).for_each(|&key| self.prefetch_buckets(&self.places(key)));
+        // Of the keys whose lines were asked for and not read yet, by position modulo the group's length.
+        let mut ahead = [Places::default(); GROUP_KEYS];
+        for (places, &key) in ahead.iter_mut().zip(keys) {
+            *places = self.places(key);
+            self.prefetch_buckets(places);
+        }
         let mut not_in_buckets = [(0, Places::default()); GROUP_KEYS];
         for first in (0..keys.len()).step_by(GROUP_KEYS) {
             let mut count = 0;
-            for position in first..keys.len().min(first + GROUP_KEYS) {
-                if let Some(&ahead) = keys.get(position + GROUP_KEYS) {
-                    self.prefetch_buckets(&self.places(ahead));
+            for (index, position) in (first..keys.len().min(first + GROUP_KEYS)).enumerate() {
+                let places = ahead[index];
+                if let Some(&key) = keys.get(position + GROUP_KEYS) {
+                    ahead[index] = self.places(key);
+                    self.prefetch_buckets(&ahead[index]);
                 }
-                let places = self.places(keys[position]);
                 if !self.touch_in_buckets(&places, epoch) {
                     self.prefetch_stash(&places);
                     not_in_buckets[count] = (position, places);

@@ -98,6 +98,33 @@ fn slots_where(fingerprints: &Line, is: impl Fn(Word) -> bool) -> u32 {
     words.fold(0, |slots, (slot, word)| slots | u32::from(is(Word(word.load(Ordering::Relaxed)))) << slot)
 }
 
+/// How a line's entries differ from one with this fingerprint that was hit in this epoch, at the least.
+#[inline]
+pub(crate) fn difference(fingerprints: &Line, fingerprint: Fingerprint, epoch: TouchEpoch) -> Difference {
+    let wanted = Word::new(fingerprint, epoch, true);
+    let differences = fingerprints.words.iter().map(|word| word.load(Ordering::Relaxed) ^ wanted.0);
+    Difference(differences.fold(u64::MAX, u64::min))
+}
+
+/// What a look-up that touches has to know of a line, in two thirds of the time that [`slots_with`] takes. Which slot it is seldom
+/// matters: either there is none, or it was touched in this epoch before.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Difference(u64);
+
+impl Difference {
+    /// The entry is there as it should be.
+    #[inline]
+    pub(crate) fn is_nothing(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The entry is there.
+    #[inline]
+    pub(crate) fn is_of_touch(self) -> bool {
+        self.0 < 1 << FINGERPRINT_AT
+    }
+}
+
 /// Sets the epoch and the hit bit of a slot found by [`slots_with`] when they differ; false when the entry has been
 /// removed since. For anybody, without the lock.
 #[inline]

@@ -396,12 +396,22 @@ impl Table {
 
     #[inline]
     pub(crate) fn touch_in_buckets(&self, places: &Places, epoch: TouchEpoch) -> bool {
-        self.find_in_buckets(places).is_some_and(|index| self.touch_at(index, places, epoch))
+        self.touch_in(places.buckets, places, epoch)
     }
 
     #[inline]
     pub(crate) fn touch_in_stash(&self, places: &Places, epoch: TouchEpoch) -> bool {
-        self.find_in_stash(places).is_some_and(|index| self.touch_at(index, places, epoch))
+        !self.shards[places.shard].stash.is_empty() && self.touch_in(self.stash_buckets(places), places, epoch)
+    }
+
+    #[inline]
+    fn touch_in(&self, (first, second): (usize, usize), places: &Places, epoch: TouchEpoch) -> bool {
+        let difference = |bucket: usize| bucket::difference(&self.fingerprints[bucket], places.fingerprint, epoch);
+        let least = difference(first).min(difference(second));
+        if least.is_nothing() || !least.is_of_touch() {
+            return least.is_nothing();
+        }
+        self.find_in((first, second), places.fingerprint).is_some_and(|index| self.touch_at(index, places, epoch))
     }
 
     #[inline]

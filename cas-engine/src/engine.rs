@@ -29,7 +29,7 @@ use crate::scrub::Scrubber;
 use crate::segment::horizon::Horizon;
 use crate::segment::lease::{RewriteCredit, Window};
 use crate::stepper::Stepper;
-use crate::upload::{BeginUpload, Upload};
+use crate::upload::{BeginUpload, Upload, Verified, mismatch};
 
 pub(crate) const SUPERBLOCK_NAME: &str = "superblock";
 
@@ -234,54 +234,43 @@ impl Engine {
         Upload::begin(self.core(), digest)
     }
 
-    /// One whole blob: begin, append, finish. `done` runs exactly once, also for errors found at once.
+    /// One whole blob. `done` runs exactly once, also for errors found at once.
     pub fn put(&self, digest: Digest, data: &[u8], done: Completion) {
-        self.put_with(digest, done, |upload, done| append_all(upload, data)?.finish(done));
+        submit(self.core().verify_whole(digest, data), done);
+    }
+
+    /// Verifies whole blobs, those of SHA-256 together; what is left to do for each can be done by any thread. `None`:
+    /// stored already (and touched), nothing is left to do.
+    ///
+    /// The results are those of `begin_upload`, `append` and `verify`, in order, and those of one blob say nothing of another.
+    /// Where the store compresses, blobs of more than a part are work for the processor, beside the hashing of all.
+    ///
+    /// # Errors
+    /// For each: `TooLarge`, `Full`, `Loading`, `Closed`, `Mismatch`.
+    pub fn verify_each(&self, blobs: &[(Digest, &[u8])]) -> Vec<Result<Option<Verified>, EngineError>> {
+        self.core().verify_each(blobs)
     }
 
     /// As `put`, for a blob that comes as a whole zstd stream; all of it is decoded in memory, so the caller bounds the
     /// digest's size. Work for the processor.
     pub fn put_zstd(&self, digest: Digest, stream: &[u8], done: Completion) {
-        self.put_with(digest, done, |mut upload, done| {
-            if upload.is_one_record() {
-                return upload.finish_zstd(stream.to_vec(), done);
-            }
-            let Some(raw) = encoding::decode_zstd(stream, digest.size_bytes() as usize) else {
-                let found = format!("what was sent is no zstd stream of {} bytes", digest.size_bytes());
-                return Err(EngineError::Mismatch { expected: digest, found });
-            };
-            upload.prefer_compressed();
-            append_all(upload, &raw)?.finish(done)
-        });
+        submit(self.verify_zstd(digest, stream), done);
     }
 
-    fn put_with(
-        &self,
-        digest: Digest,
-        done: Completion,
-        finish: impl FnOnce(Upload, Completion) -> Result<(), EngineError>,
-    ) {
-        let upload = match self.begin_upload(digest) {
-            Ok(BeginUpload::Present) => return done(Ok(())),
-            Ok(BeginUpload::Upload(upload)) => upload,
-            Err(error) => return done(Err(error)),
+    fn verify_zstd(&self, digest: Digest, stream: &[u8]) -> Result<Option<Verified>, EngineError> {
+        let mut upload = match self.begin_upload(digest)? {
+            BeginUpload::Present => return Ok(None),
+            BeginUpload::Upload(upload) => upload,
         };
-        // `finish` drops the completion unused when it refuses; the caller is still owed an answer.
-        let done = Arc::new(Mutex::new(Some(done)));
-        let later = Arc::clone(&done);
-        let finished = finish(
-            upload,
-            Box::new(move |outcome| {
-                if let Some(done) = later.lock().take() {
-                    done(outcome);
-                }
-            }),
-        );
-        if let Err(error) = finished
-            && let Some(done) = done.lock().take()
-        {
-            done(Err(error));
+        if upload.is_one_record() {
+            return upload.verify_zstd(stream.to_vec()).map(Some);
         }
+        let Some(raw) = encoding::decode_zstd(stream, digest.size_bytes() as usize) else {
+            let found = format!("what was sent is no zstd stream of {} bytes", digest.size_bytes());
+            return Err(mismatch(&digest, found));
+        };
+        upload.prefer_compressed();
+        upload.append_whole(&raw)?.verify().map(Some)
     }
 
     /// Stores `value` (opaque to the engine) with the closure of blobs it needs, under instance and action. The last
@@ -383,16 +372,12 @@ impl Engine {
     }
 }
 
-fn append_all(mut upload: Upload, mut rest: &[u8]) -> Result<Upload, EngineError> {
-    while !rest.is_empty() {
-        if upload.needs_flush() {
-            upload.flush_part(Box::new(|_| {}));
-        }
-        let (piece, tail) = rest.split_at(rest.len().min(upload.part_room_bytes()));
-        upload.append(piece)?;
-        rest = tail;
+fn submit(verified: Result<Option<Verified>, EngineError>, done: Completion) {
+    match verified {
+        Ok(Some(verified)) => verified.submit(done),
+        Ok(None) => done(Ok(())),
+        Err(error) => done(Err(error)),
     }
-    Ok(upload)
 }
 
 impl Inner {

@@ -35,6 +35,7 @@ mod syncer;
 mod touch_snapshot;
 mod upload;
 mod walk;
+mod whole_blobs;
 mod writer;
 
 pub use blob::{Blob, StoredChunk};

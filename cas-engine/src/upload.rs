@@ -25,6 +25,35 @@ use crate::large_upload::LargeUpload;
 /// Staging starts at this capacity: a stream that promises much and sends little holds little.
 const STAGING_BYTES_FIRST: u64 = 64 * 1024;
 
+impl Core {
+    /// Whether a blob is to be sent; false: it is stored already (and was touched).
+    ///
+    /// # Errors
+    /// `TooLarge`, `Closed`, `Loading`, `Full`.
+    pub(crate) fn admit(&self, digest: &Digest) -> Result<bool, EngineError> {
+        let limit_bytes = self.plan.blob_size_bytes_max;
+        if digest.size_bytes() > limit_bytes {
+            return Err(EngineError::TooLarge { size_bytes: digest.size_bytes(), limit_bytes });
+        }
+        if self.contains(digest) {
+            return Ok(false);
+        }
+        if self.queue.is_closed() {
+            return Err(EngineError::Closed);
+        }
+        self.require_loaded()?;
+        match self.ledger.exhausted_until_ms(self.clock.now_ms()) {
+            Some(until_ms) => Err(self.full(until_ms)),
+            None => Ok(true),
+        }
+    }
+
+    /// Whether the blob fits one record.
+    pub(crate) fn is_one_record(&self, digest: &Digest) -> bool {
+        digest.size_bytes() <= u64::from(self.plan.geometry.part_size_bytes)
+    }
+}
+
 /// What `begin_upload` found.
 #[allow(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
 pub enum BeginUpload {
@@ -51,23 +80,11 @@ pub struct Upload {
 
 impl Upload {
     pub(crate) fn begin(core: &Arc<Core>, digest: Digest) -> Result<BeginUpload, EngineError> {
-        let hasher = Hasher::new(digest.function(), digest.size_bytes());
-        let limit_bytes = core.plan.blob_size_bytes_max;
-        if digest.size_bytes() > limit_bytes {
-            return Err(EngineError::TooLarge { size_bytes: digest.size_bytes(), limit_bytes });
-        }
-        if core.contains(&digest) {
+        if !core.admit(&digest)? {
             return Ok(BeginUpload::Present);
         }
-        if core.queue.is_closed() {
-            return Err(EngineError::Closed);
-        }
-        core.require_loaded()?;
-        if let Some(until_ms) = core.ledger.exhausted_until_ms(core.clock.now_ms()) {
-            return Err(core.full(until_ms));
-        }
-        let part_size_bytes = u64::from(core.plan.geometry.part_size_bytes);
-        let large = (digest.size_bytes() > part_size_bytes).then(|| core.large_uploads.begin(core.draw_nonce()));
+        let hasher = Hasher::new(digest.function(), digest.size_bytes());
+        let large = (!core.is_one_record(&digest)).then(|| core.large_uploads.begin(core.draw_nonce()));
         core.counters.uploads_open.fetch_add(1, Ordering::Relaxed);
         Ok(BeginUpload::Upload(Self {
             core: Arc::clone(core),
@@ -195,6 +212,22 @@ impl Upload {
         Ok(Verified { core: Arc::clone(&self.core), digest: self.digest, compression: self.compression, rest })
     }
 
+    /// Appends all of `data`, a part after the other.
+    ///
+    /// # Errors
+    /// As `append`.
+    pub(crate) fn append_whole(mut self, mut data: &[u8]) -> Result<Self, EngineError> {
+        while !data.is_empty() {
+            if self.needs_flush() {
+                self.flush_part(Box::new(|_| {}));
+            }
+            let (piece, rest) = data.split_at(data.len().min(self.part_room_bytes()));
+            self.append(piece)?;
+            data = rest;
+        }
+        Ok(self)
+    }
+
     /// Whether the blob is one record, which is what [`Upload::finish_zstd`] takes.
     pub fn is_one_record(&self) -> bool {
         self.large.is_none()
@@ -207,6 +240,12 @@ impl Upload {
     /// # Errors
     /// `Mismatch`, also for what is no zstd stream; `done` is dropped unused then, and nothing is stored.
     pub fn finish_zstd(self, stream: Vec<u8>, done: Completion) -> Result<(), EngineError> {
+        self.verify_zstd(stream)?.submit(done);
+        Ok(())
+    }
+
+    /// As `finish_zstd`, up to what any thread can do.
+    pub(crate) fn verify_zstd(self, stream: Vec<u8>) -> Result<Verified, EngineError> {
         assert!(self.is_one_record() && self.received_bytes == 0, "a stream is the whole of a blob of one record");
         let size_bytes = self.digest.size_bytes();
         // One record, so its size fits.
@@ -219,8 +258,7 @@ impl Upload {
         let is_kept = encoding::pays(stream.len(), raw.len()) && encoding::is_for_every_reader(&stream);
         let rest = if is_kept { Rest::Zstd(stream) } else { Rest::Raw(raw) };
         let compression = Compression::Zstd;
-        Verified { core: Arc::clone(&self.core), digest: self.digest, compression, rest }.submit(done);
-        Ok(())
+        Ok(Verified { core: Arc::clone(&self.core), digest: self.digest, compression, rest })
     }
 
     fn require_hash(&self, hasher: Hasher) -> Result<(), EngineError> {
@@ -233,8 +271,12 @@ impl Upload {
     }
 
     fn mismatch(&self, found: String) -> EngineError {
-        EngineError::Mismatch { expected: self.digest, found }
+        mismatch(&self.digest, found)
     }
+}
+
+pub(crate) fn mismatch(expected: &Digest, found: String) -> EngineError {
+    EngineError::Mismatch { expected: *expected, found }
 }
 
 impl Drop for Upload {
@@ -300,7 +342,7 @@ impl FullPart {
     }
 }
 
-/// An upload whose bytes are right, with what of it the writer does not have yet.
+/// A blob whose bytes are right, with what of it the writer does not have yet. Nothing but verifying makes one.
 #[must_use = "an upload that is not submitted stores nothing"]
 pub struct Verified {
     core: Arc<Core>,
@@ -319,6 +361,16 @@ enum Rest {
 }
 
 impl Verified {
+    /// Of a whole blob that is one record; the caller has verified size and hash.
+    pub(crate) fn of_one_record(core: &Arc<Core>, digest: Digest, raw: Vec<u8>) -> Self {
+        Self { core: Arc::clone(core), digest, compression: core.plan.compression, rest: Rest::Raw(raw) }
+    }
+
+    /// What was uploaded.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
     /// Submitting it is more work than a checksum: not for a thread that must not be held up.
     pub fn takes_a_while(&self) -> bool {
         let raw_bytes = match &self.rest {

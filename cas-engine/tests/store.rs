@@ -488,3 +488,68 @@ fn a_full_index_is_relieved_by_reclaim() {
     assert!((5_000..10_000).contains(&stats.entry_count), "{stats:?}");
     assert!(store.present(&sha256(&data(29_999, 200))) && !store.present(&sha256(&data(0, 200))), "oldest first");
 }
+
+/// What comes of a blob does not depend on what it is verified with, nor on whether it is.
+#[test]
+fn blobs_verified_together_fare_as_each_alone() {
+    let stores = [(); 3].map(|()| Store::new(small(32)));
+    let big = data(1, 3 * PART + 7);
+    let present = data(2, 1000);
+    for store in &stores {
+        store.put(&present).unwrap();
+    }
+    let of = |function, data: &[u8]| Hasher::digest(function, data);
+    let isolated = |store: &Store| store.engine().namespace("isolated").unwrap();
+    assert!(stores.iter().all(|store| isolated(store) == isolated(&stores[0])));
+    let mut blobs: Vec<(Digest, Vec<u8>)> = (0..40)
+        .map(|seed| data(10 + seed, 100 * seed as usize))
+        .map(|blob| (sha256(&blob), blob))
+        .chain(DigestFunction::ALL.map(|function| (of(function, b"of all functions"), b"of all functions".to_vec())))
+        .collect();
+    blobs.extend([
+        (sha256(b"the right size"), b"the wrong hash".to_vec()),
+        (of(DigestFunction::Blake3, b"the right size"), b"the wrong hash".to_vec()),
+        (sha256(b"a byte too few"), b"a byte too fe".to_vec()),
+        (sha256(b"a byte too many"), b"a byte too many!".to_vec()),
+        (sha256(b"missing"), Vec::new()),
+        (sha256(b""), Vec::new()),
+        // Nobody looks at what is sent of a blob that is there.
+        (sha256(&present), b"something else".to_vec()),
+        (sha256(b"twice in one batch"), b"twice in one batch".to_vec()),
+        (sha256(b"twice in one batch"), b"twice in one batch".to_vec()),
+        (sha256(b"shared").within(isolated(&stores[0])), b"shared".to_vec()),
+        (sha256(&big), big.clone()),
+        (sha256(&data(3, 3 * PART + 7)), big.clone()),
+        (sha256(&data(4, 2 * PART)), data(4, PART)),
+        (sha256(&big).with_size_bytes(1 << 50), big),
+    ]);
+    let together: Vec<(Digest, &[u8])> = blobs.iter().map(|(digest, data)| (*digest, &data[..])).collect();
+    let verified = stores[0].engine().verify_each(&together);
+    assert_eq!(verified.len(), blobs.len());
+    let mut refused = 0;
+    for ((digest, data), verified) in blobs.iter().zip(verified) {
+        let outcome = match verified {
+            Ok(Some(verified)) => stores[0].wait(|done| verified.submit(done)),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        let alone = stores[1].wait(|done| stores[1].engine().put(*digest, data, done));
+        let streamed = stores[2].put_as(*digest, data);
+        let text = |outcome: &Result<(), EngineError>| outcome.as_ref().map_err(EngineError::to_string).copied();
+        assert_eq!(text(&outcome), text(&alone), "{digest}");
+        assert_eq!(outcome.is_ok(), streamed.is_ok(), "{digest}");
+        refused += u32::from(outcome.is_err());
+        if outcome.is_ok() && *digest != sha256(&present) {
+            assert_eq!(stores[0].get(digest).unwrap(), *data, "{digest}");
+        } else {
+            assert_eq!(stores[0].present(digest), *digest == sha256(&present), "{digest}");
+        }
+    }
+    assert_eq!(refused, 8);
+    let stored = |store: &Store| {
+        // Parts of what was refused are written all the same.
+        store.stepper().run_until_idle();
+        (store.engine().stats().entry_count, store.engine().stats().appended_bytes_total)
+    };
+    assert_eq!(stored(&stores[0]), stored(&stores[1]));
+}

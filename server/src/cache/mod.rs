@@ -137,6 +137,11 @@ impl Cache {
         }
     }
 
+    /// As `stage`, now or not at all, for bytes that wait for nobody outside.
+    fn try_stage(&self, bytes: usize) -> Option<Permit> {
+        self.shared.budgets.staging(bytes).budget().try_take(bytes)
+    }
+
     /// Pays for bytes that were decoded for a stream, until its client has taken them.
     async fn decoded_room(&self, bytes: usize) -> Result<Permit, EngineError> {
         self.shared.budgets.decoded_bytes.take(bytes).await.map_err(over_budget)

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cask_engine::clock::Clock;
 use cask_engine::disk::folder::FolderDisk;
-use cask_engine::{Engine, EngineError, EngineOptions, Stepper};
-use cask_index::{Digest, DigestFunction};
+use cask_engine::{Compression, Engine, EngineError, EngineOptions, Stepper};
+use cask_index::{Digest, DigestFunction, Hasher};
 use cask_proto::digest::to_wire;
 use cask_proto::reapi::{ActionResult, Directory, FileNode, OutputDirectory, OutputFile, Tree};
 use cask_proto::{InstanceName, UploadId, WriteName};
@@ -242,6 +242,83 @@ async fn large_uploads_that_crawl_do_not_keep_small_ones_out() {
     drop(holder);
     fixture.drive(session.finish()).await.unwrap();
     fixture.assert_nothing_held();
+}
+
+fn with_digests(blobs: &[Vec<u8>]) -> Vec<(Digest, Bytes)> {
+    blobs.iter().map(|data| (digest_of(data), Bytes::copy_from_slice(data))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn blobs_put_together_are_all_handed_over_at_once_and_fare_each_on_its_own() {
+    for compression in [Compression::Off, Compression::Zstd] {
+        let limits = Limits { staged_bytes_max: 32 * PART, ..limits() };
+        let fixture = Fixture::with(&EngineOptions { compression, ..options() }, limits);
+        let present = content(70, 500);
+        fixture.store(&present).await;
+        let sizes = [0, 1, 64, 1000, 1000, 5000, 20_000, PART, PART - 1, 2 * PART + 1];
+        let blobs: Vec<Vec<u8>> = sizes.iter().zip(71..).map(|(&size, seed)| content(seed, size)).collect();
+        let mut batch = with_digests(&blobs);
+        let wrong = [
+            (digest_of(b"wrong hash"), Bytes::from_static(b"hash wrong")),
+            (digest_of(b"too short"), Bytes::from_static(b"too shor")),
+            (digest_of(&content(90, 3 * PART)), Bytes::from(content(91, 3 * PART))),
+        ];
+        batch.extend(wrong.clone());
+        batch.push((Hasher::digest(DigestFunction::Blake3, &present), Bytes::from(present.clone())));
+        batch.push((digest_of(&present), Bytes::from_static(b"nobody looks")));
+        // Nothing is written before the test says so: if any were waited for, this would not come back.
+        let puts = timeout(A_WHILE, fixture.cache.begin_puts(batch.clone())).await.unwrap();
+        assert_eq!(puts.len(), batch.len());
+        for (put, (digest, data)) in puts.into_iter().zip(&batch) {
+            let stored = async { put?.stored().await };
+            let outcome = fixture.drive(stored).await;
+            if wrong.iter().any(|(of_wrong, _)| of_wrong == digest) {
+                assert!(matches!(outcome, Err(EngineError::Mismatch { .. })), "{outcome:?}");
+                assert!(!fixture.cache.engine().contains(digest).unwrap());
+            } else {
+                outcome.unwrap();
+                let expected = if *digest == digest_of(&present) { &present[..] } else { data };
+                assert!(fixture.read(digest, 0, None).await == expected, "{digest}");
+            }
+        }
+        fixture.settle().await;
+        fixture.assert_nothing_held();
+    }
+}
+
+/// It is not kept from it by blobs of its own that it has not given away yet.
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_more_than_may_be_staged_goes_through() {
+    let fixture = Fixture::new();
+    let blobs: Vec<Vec<u8>> = (0..7).map(|seed| content(80 + seed, PART - seed as usize)).collect();
+    for put in fixture.drive(fixture.cache.begin_puts(with_digests(&blobs))).await {
+        fixture.drive(put.unwrap().stored()).await.unwrap();
+    }
+    for blob in &blobs {
+        assert!(fixture.cache.engine().contains(&digest_of(blob)).unwrap());
+    }
+    fixture.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_finds_no_room_is_refused_blob_by_blob_and_one_cut_off_leaks_nothing() {
+    let fixture = Fixture::new();
+    let blobs: Vec<Vec<u8>> =
+        [PART, 1000, PART, PART, 1001].iter().zip(90..).map(|(&size, seed)| content(seed, size)).collect();
+    let puts = fixture.cache.begin_puts(with_digests(&blobs)).await;
+    // Two parts fill the budget and nothing is written; small ones have a budget of their own.
+    let refused: Vec<bool> = puts.iter().map(|put| matches!(put, Err(EngineError::Full { .. }))).collect();
+    assert_eq!(refused, [false, false, false, true, false]);
+    drop(puts);
+    fixture.stepper.run_until_idle();
+    fixture.assert_nothing_held();
+
+    let blobs: Vec<Vec<u8>> = (0..4).map(|seed| content(100 + seed, PART)).collect();
+    assert!(timeout(A_WHILE, fixture.cache.begin_puts(with_digests(&blobs))).await.is_err(), "it waits for room");
+    fixture.stepper.run_until_idle();
+    fixture.assert_nothing_held();
+    let stored = |blob: &Vec<u8>| fixture.cache.engine().contains(&digest_of(blob)).unwrap();
+    assert_eq!(blobs.iter().map(stored).collect::<Vec<_>>(), [true, true, false, false]);
 }
 
 /// A client that sends a byte now and then holds memory that others wait for.

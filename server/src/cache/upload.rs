@@ -67,9 +67,65 @@ impl Cache {
 
     /// As `put`, but returns when the engine has taken the bytes, so that several puts share one group commit.
     pub(crate) async fn begin_put(&self, digest: Digest, data: Bytes) -> Result<PendingPut, EngineError> {
-        let holding = self.stage(data.len()).await?;
-        let (done, told) = completion(Some(holding.into_permit()));
-        if self.engine().compresses() && data.len() > INLINE_ENCODE_BYTES_MAX {
+        self.begin_puts(vec![(digest, data)]).await.pop().expect("an outcome for each blob")
+    }
+
+    /// As `begin_put`, of several blobs, in order: those of SHA-256 are hashed together, and share one group commit.
+    ///
+    /// What has to wait for staging budget waits with nothing in its hands: the blobs before it are on their way.
+    pub(crate) async fn begin_puts(&self, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<PendingPut, EngineError>> {
+        let mut begun = Vec::with_capacity(blobs.len());
+        let mut paid = Vec::with_capacity(blobs.len());
+        for (digest, data) in blobs {
+            // What is hashed and compressed in parts is so apart from the others.
+            let is_large = data.len() > self.engine().part_size_bytes();
+            let permit = if is_large { None } else { self.try_stage(data.len()) };
+            if let Some(permit) = permit {
+                paid.push(PaidBlob { digest, data, permit });
+                continue;
+            }
+            self.hand_over(&mut paid, &mut begun).await;
+            match self.stage(data.len()).await.map(Holding::into_permit) {
+                Ok(permit) if is_large => begun.push(Ok(self.put_large(PaidBlob { digest, data, permit }).await)),
+                Ok(permit) => paid.push(PaidBlob { digest, data, permit }),
+                Err(error) => begun.push(Err(error)),
+            }
+        }
+        self.hand_over(&mut paid, &mut begun).await;
+        begun
+    }
+
+    /// Hashes blobs of a part at most and gives them to the engine.
+    async fn hand_over(&self, paid: &mut Vec<PaidBlob>, begun: &mut Vec<Result<PendingPut, EngineError>>) {
+        let blobs: Vec<(Digest, &[u8])> = paid.iter().map(|blob| (blob.digest, &blob.data[..])).collect();
+        let verified = self.engine().verify_each(&blobs);
+        // Those that are quickly submitted are so before anything is waited for.
+        let mut slow = Vec::new();
+        for (PaidBlob { permit, .. }, verified) in paid.drain(..).zip(verified) {
+            begun.push(verified.map(|verified| {
+                let Some(verified) = verified else { return PendingPut::Stored };
+                let (done, told) = completion(Some(permit));
+                if verified.takes_a_while() {
+                    slow.push((verified, done));
+                } else {
+                    verified.submit(done);
+                }
+                PendingPut::Told(told)
+            }));
+        }
+        for (verified, done) in slow {
+            let turn = self.coder().await;
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                verified.submit(done);
+            });
+        }
+    }
+
+    /// One that the engine hashes and stores in parts.
+    async fn put_large(&self, PaidBlob { digest, data, permit }: PaidBlob) -> PendingPut {
+        let (done, told) = completion(Some(permit));
+        if self.engine().compresses() {
             let (engine, turn) = (self.engine().clone(), self.coder().await);
             tokio::task::spawn_blocking(move || {
                 let _turn = turn;
@@ -78,7 +134,7 @@ impl Cache {
         } else {
             self.engine().put(digest, &data, done);
         }
-        Ok(PendingPut { told })
+        PendingPut::Told(told)
     }
 
     /// As `begin_put`, for a blob that comes as a zstd stream. The caller has seen to it that the digest's size is one that
@@ -96,19 +152,32 @@ impl Cache {
         } else {
             self.engine().put_zstd(digest, &stream, done);
         }
-        Ok(PendingPut { told })
+        Ok(PendingPut::Told(told))
     }
 }
 
 /// A blob that the engine has and has not stored yet. Dropping it does not undo the put.
-pub(crate) struct PendingPut {
-    told: oneshot::Receiver<Result<(), EngineError>>,
+pub(crate) enum PendingPut {
+    /// It was stored before.
+    Stored,
+    /// The engine tells.
+    Told(oneshot::Receiver<Result<(), EngineError>>),
+}
+
+/// A whole blob whose bytes are paid for.
+struct PaidBlob {
+    digest: Digest,
+    data: Bytes,
+    permit: Permit,
 }
 
 impl PendingPut {
     /// Returns when the blob is readable.
     pub(crate) async fn stored(self) -> Result<(), EngineError> {
-        outcome(self.told).await
+        match self {
+            Self::Stored => Ok(()),
+            Self::Told(told) => outcome(told).await,
+        }
     }
 }
 

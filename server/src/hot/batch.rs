@@ -8,7 +8,7 @@ use cask_proto::{Compressor, rpc};
 use prost::Message;
 
 use super::{Reply, malformed};
-use crate::cache::{Cache, PendingPut};
+use crate::cache::Cache;
 use crate::service::request;
 use crate::status::{Answer, answer_of};
 
@@ -24,11 +24,21 @@ pub(super) async fn update(cache: &Cache, message: &Bytes) -> Result<cask_proto:
     let rule = request::digest_rule(cache, request.instance_name(), request.digest_function)?;
     check_total(cache, "carries", request.items.iter().map(item_bytes))?;
     check_answer(cache, &request.items)?;
-    // All items are handed over before the first is waited for, so that they share group commits. An item that has to wait for
-    // staging budget waits for items before it at most, which are on their way already.
-    let mut puts = Vec::with_capacity(request.items.len());
-    for item in &request.items {
-        puts.push(begin_item(cache, rule, item).await);
+    // All items are handed over before the first is waited for, so that they share group commits; those that come as they are, are
+    // hashed together. An item that has to wait for staging budget waits for other items at most, which are on their way already.
+    let items: Vec<_> = request.items.iter().map(|item| named(rule, item)).collect();
+    let plain = items.iter().zip(&request.items).filter_map(|(named, item)| match named {
+        Ok((digest, Compressor::Identity)) => Some((*digest, item.data.clone())),
+        _ => None,
+    });
+    let mut begun = cache.begin_puts(plain.collect()).await.into_iter();
+    let mut puts = Vec::with_capacity(items.len());
+    for (named, item) in items.into_iter().zip(&request.items) {
+        puts.push(match named {
+            Ok((_, Compressor::Identity)) => begun.next().expect("an outcome for each blob").map_err(answer_of),
+            Ok((digest, _)) => cache.begin_put_zstd(digest, item.data.clone()).await.map_err(answer_of),
+            Err(answer) => Err(answer),
+        });
     }
     let mut outcomes = Vec::with_capacity(puts.len());
     for put in puts {
@@ -134,16 +144,13 @@ fn check_total(cache: &Cache, verb: &'static str, sizes: impl Iterator<Item = u6
     Ok(())
 }
 
-async fn begin_item(cache: &Cache, rule: DigestRule, item: &UpdateItem) -> Result<PendingPut, Answer> {
+/// What an item is, and how it comes.
+fn named(rule: DigestRule, item: &UpdateItem) -> Result<(Digest, Compressor), Answer> {
     let digest = item.digest.as_ref().map(|digest| digest.raw());
     let digest = rule.from_raw_field("digest", digest.as_ref()).map_err(answer_of)?;
     let compressor = Compressor::from_wire_number(item.compressor).map_err(answer_of)?;
     request::served_compressor(compressor)?;
-    match compressor {
-        Compressor::Identity => cache.begin_put(digest, item.data.clone()).await,
-        _ => cache.begin_put_zstd(digest, item.data.clone()).await,
-    }
-    .map_err(answer_of)
+    Ok((digest, compressor))
 }
 
 /// Bytes of data that a batch answer has room for beside the digests and statuses of its items. The advertised limit is on blob

@@ -6,6 +6,7 @@ mod asset;
 mod chunking;
 mod closure;
 mod compressed;
+mod gathering;
 mod logs;
 mod parking;
 mod read;
@@ -28,6 +29,7 @@ pub(crate) use self::chunking::{
     REP_MAX_CDC_MIN_BYTES,
 };
 pub(crate) use self::compressed::CompressedUpload;
+use self::gathering::Gatherings;
 pub(crate) use self::logs::LogError;
 use self::logs::OpenLogs;
 use self::parking::Parking;
@@ -67,6 +69,7 @@ struct Shared {
     budgets: Budgets,
     parking: Parking<StagedUpload>,
     open_logs: OpenLogs,
+    gatherings: Gatherings,
     /// Turns at compressing and decompressing: each has a context of its own, a MiB or so, and there are only so many
     /// processors.
     coders: Arc<Semaphore>,
@@ -78,8 +81,10 @@ impl Cache {
         let parking = Parking::new(limits.parked_uploads_max, limits.parked_bytes_max, limits.parked_age_max);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let coders = Arc::new(Semaphore::new(2 * processors));
-        let open_logs = OpenLogs::default();
-        Cache { shared: Arc::new(Shared { engine, instances, limits, budgets, parking, open_logs, coders }) }
+        let (open_logs, gatherings) = (OpenLogs::default(), Gatherings::default());
+        Cache {
+            shared: Arc::new(Shared { engine, instances, limits, budgets, parking, open_logs, gatherings, coders }),
+        }
     }
 
     pub(crate) fn engine(&self) -> &Engine {

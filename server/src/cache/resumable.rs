@@ -80,6 +80,11 @@ impl Cache {
         resumed.unwrap_or(Err(StartError::Busy))
     }
 
+    /// What is parked under the name is of no use any more. A stream that is still sending stays.
+    pub(crate) fn forget_upload(&self, name: &WriteName) {
+        self.shared.parking.forget(name);
+    }
+
     /// Bytes received of an upload that is under way or parked.
     pub(crate) fn query_upload(&self, name: &WriteName) -> Option<u64> {
         self.shared.parking.query(name)

@@ -286,6 +286,44 @@ async fn blobs_put_together_are_all_handed_over_at_once_and_fare_each_on_its_own
     }
 }
 
+/// Tasks that come at the same time bring blobs one by one; whoever is cut off takes its own back and nobody else's.
+#[tokio::test(start_paused = true)]
+async fn small_blobs_gather_and_fare_each_on_its_own() {
+    let fixture = Fixture::new();
+    let blobs: Vec<Vec<u8>> = (0..100).map(|seed| content(200 + seed, 10 * seed as usize)).collect();
+    let put = |(digest, data)| {
+        let cache = fixture.cache.clone();
+        tokio::spawn(async move { cache.put_small(digest, data).await })
+    };
+    let puts: Vec<_> = with_digests(&blobs).into_iter().map(put).collect();
+    let wrong = put((digest_of(b"wrong hash"), Bytes::from_static(b"hash wrong")));
+    let wrong_size = put((digest_of(b"wrong size"), Bytes::from_static(b"wrong")));
+    let again = put((digest_of(&blobs[1]), Bytes::copy_from_slice(&blobs[1])));
+    // Cut off while it waits for the others: it was polled once.
+    let lost = content(199, 777);
+    let mut cut_off = Box::pin(fixture.cache.put_small(digest_of(&lost), Bytes::copy_from_slice(&lost)));
+    assert!(futures_util::poll!(cut_off.as_mut()).is_pending());
+    drop(cut_off);
+    // And while it waits for the engine.
+    let kept = content(198, 778);
+    let kept_put = fixture.cache.put_small(digest_of(&kept), Bytes::copy_from_slice(&kept));
+    assert!(timeout(A_WHILE, kept_put).await.is_err());
+    fixture.stepper.run_until_idle();
+    for put in puts.into_iter().chain([again]) {
+        fixture.drive(put).await.unwrap().unwrap();
+    }
+    for wrong in [wrong, wrong_size] {
+        let outcome = fixture.drive(wrong).await.unwrap();
+        assert!(matches!(outcome, Err(EngineError::Mismatch { .. })), "{outcome:?}");
+    }
+    for blob in blobs.iter().chain([&kept]) {
+        assert!(fixture.read(&digest_of(blob), 0, None).await == *blob);
+    }
+    assert!(!fixture.cache.engine().contains(&digest_of(&lost)).unwrap());
+    assert_eq!(fixture.cache.shared.budgets.small_staged_bytes.budget().used(), 0, "staged bytes leaked");
+    fixture.assert_nothing_held();
+}
+
 /// It is not kept from it by blobs of its own that it has not given away yet.
 #[tokio::test(start_paused = true)]
 async fn a_batch_of_more_than_may_be_staged_goes_through() {

@@ -321,7 +321,7 @@ pub(crate) fn too_slow() -> EngineError {
 }
 
 /// A completion that gives back `permit` and then tells the receiver.
-fn completion(permit: Option<Permit>) -> (Completion, oneshot::Receiver<Result<(), EngineError>>) {
+pub(super) fn completion(permit: Option<Permit>) -> (Completion, oneshot::Receiver<Result<(), EngineError>>) {
     let (tell, told) = oneshot::channel();
     let done = Box::new(move |result| {
         drop(permit);
@@ -332,7 +332,7 @@ fn completion(permit: Option<Permit>) -> (Completion, oneshot::Receiver<Result<(
 }
 
 /// A completion that was dropped without being run is an engine that went away.
-async fn outcome(
+pub(super) async fn outcome(
     told: impl Future<Output = Result<Result<(), EngineError>, oneshot::error::RecvError>>,
 ) -> Result<(), EngineError> {
     told.await.unwrap_or(Err(EngineError::Closed))

@@ -89,6 +89,11 @@ impl<F: Frames> Incoming<F> {
         Ok(self.rest.split_to(self.rest.len().min(bytes_max)))
     }
 
+    /// So many bytes of a message, if they have come in one piece.
+    pub(super) fn bytes_at_hand(&mut self, bytes: usize) -> Option<Bytes> {
+        (self.rest.len() >= bytes).then(|| self.rest.split_to(bytes))
+    }
+
     /// The length of the next message; `None` when there is none. Cancel safe only before its first byte: what is dropped
     /// within a prefix is a body that cannot be read on.
     pub(super) async fn message_bytes(&mut self, bytes_max: usize) -> Result<Option<usize>, Answer> {

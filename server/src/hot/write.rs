@@ -60,6 +60,14 @@ pub(super) async fn receive<F: Frames>(
         Compressor::Identity => digest.size_bytes() as i64,
         _ => PRESENT_COMPRESSED,
     };
+    if let Some(data) = whole_small_blob(&name, &message, incoming) {
+        sequence.accept(&message)?;
+        // What is parked under the name is begun anew.
+        cache.forget_upload(&name);
+        let stored = async { cache.put_small(digest, data).await.map_err(answer_of) };
+        tokio::try_join!(stored, nothing_follows(cache, &mut sequence, incoming))?;
+        return Ok(present);
+    }
     let Some(mut upload) = Upload::begin(cache, name, sequence.next_offset).await? else { return Ok(present) };
     loop {
         if let Err(fault) = sequence.accept(&message) {
@@ -85,15 +93,35 @@ pub(super) async fn receive<F: Frames>(
         }
     }
     let stored = async { upload.finish().await.map_err(answer_of) };
-    let nothing_follows = async {
-        match tokio::time::timeout(HALF_CLOSE_WAIT_MAX, Head::next(cache, incoming)).await {
-            Ok(Ok(Some(after))) => sequence.accept(&after).map(|_| ()).map_err(Answer::from),
-            // Half-closed, gone, or in no hurry to be either.
-            Ok(Ok(None) | Err(_)) | Err(_) => Ok(()),
-        }
-    };
-    let (committed_bytes, ()) = tokio::try_join!(stored, nothing_follows)?;
+    let (committed_bytes, ()) = tokio::try_join!(stored, nothing_follows(cache, &mut sequence, incoming))?;
     Ok(committed_bytes as i64)
+}
+
+/// After `finish_write`.
+async fn nothing_follows<F: Frames>(
+    cache: &Cache,
+    sequence: &mut Sequence,
+    incoming: &mut Incoming<F>,
+) -> Result<(), Answer> {
+    match tokio::time::timeout(HALF_CLOSE_WAIT_MAX, Head::next(cache, incoming)).await {
+        Ok(Ok(Some(after))) => sequence.accept(&after).map(|_| ()).map_err(Answer::from),
+        // Half-closed, gone, or in no hurry to be either.
+        Ok(Ok(None) | Err(_)) | Err(_) => Ok(()),
+    }
+}
+
+/// A blob that the first message has all of, and that has come: most of those that are small. No upload has to be kept of it
+/// that could be gone on with, and it is hashed together with others.
+fn whole_small_blob<F: Frames>(name: &WriteName, message: &Head, incoming: &mut Incoming<F>) -> Option<Bytes> {
+    let is_whole = name.compressor == Compressor::Identity
+        && message.write_offset == 0
+        && message.finish_write
+        && message.data_bytes as u64 == name.digest.size_bytes()
+        && message.data_bytes <= Cache::SMALL_BLOB_BYTES_MAX;
+    if !is_whole {
+        return None;
+    }
+    if message.left_bytes == 0 { Some(message.begun.clone()) } else { incoming.bytes_at_hand(message.left_bytes) }
 }
 
 /// An upload by what its name says of its bytes.
@@ -393,6 +421,45 @@ mod tests {
             sequence.accept(message)?;
         }
         Ok(sequence.next_offset)
+    }
+
+    #[tokio::test]
+    async fn a_small_blob_is_whole_when_its_one_message_has_come() {
+        use crate::hot::frames::tests::Pieces;
+
+        let data = Bytes::from_static(b"all of it");
+        let digest = cask_index::Hasher::digest(cask_index::DigestFunction::Sha256, &data);
+        let name = |digest, compressor| WriteName {
+            instance: cask_proto::InstanceName::EMPTY,
+            upload_id: cask_proto::UploadId::parse("u").expect("an id"),
+            digest,
+            compressor,
+        };
+        let plain = name(digest, Compressor::Identity);
+        let large = name(digest.with_size_bytes(1 << 20), Compressor::Identity);
+        let at = |offset, length, finish| message("n", offset, length, finish);
+        for (name, head, first_piece, is_whole) in [
+            (&plain, at(0, 9, true), 9, true),
+            (&plain, at(0, 9, true), 8, false),
+            (&plain, at(0, 9, false), 9, false),
+            (&plain, at(1, 9, true), 9, false),
+            (&plain, at(0, 8, true), 9, false),
+            (&large, at(0, 9, true), 9, false),
+            (&large, at(0, 1 << 20, true), 9, false),
+            (&name(digest, Compressor::Zstd), at(0, 9, true), 9, false),
+        ] {
+            let pieces = [data.slice(..first_piece), data.slice(first_piece..)];
+            let mut incoming = Incoming::new(Pieces(pieces.into()), Duration::from_secs(60));
+            incoming.peek(1).await.expect("the first piece");
+            let found = whole_small_blob(name, &head, &mut incoming);
+            assert_eq!(found, is_whole.then(|| data.clone()), "{name:?}: {head:?}, first {first_piece} bytes");
+            // What was not taken is still there for the upload.
+            let left = if is_whole { b"" } else { &data[..first_piece] };
+            assert_eq!(incoming.peek(usize::MAX).await.unwrap_or_default(), left);
+        }
+        let collected = Head { begun: data.clone(), left_bytes: 0, ..at(0, 9, true) };
+        let mut nothing = Incoming::new(Pieces([].into()), Duration::from_secs(60));
+        assert_eq!(whole_small_blob(&plain, &collected, &mut nothing), Some(data));
     }
 
     #[test]

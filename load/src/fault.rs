@@ -38,8 +38,8 @@ pub(crate) enum Fault {
     Grpc(u32, String),
     /// It answered so for a blob of a batch.
     Item(u32, String),
-    /// It answered with this HTTP status and no gRPC status.
-    NoStatus(u16),
+    /// It answered with this HTTP status, and no gRPC status; what it said beside.
+    Http(u16, String),
     /// It reset the stream.
     Reset(u32),
     /// It closed the connection without having looked at the request.
@@ -63,13 +63,20 @@ impl Fault {
         Self::Item(code, String::from_utf8_lossy(message).into_owned())
     }
 
+    /// An HTTP status with the beginning of its body: the first line of it is kept, where it is text.
+    pub(crate) fn http(status: u16, body: &[u8]) -> Self {
+        let text = std::str::from_utf8(body).unwrap_or("").lines().next().unwrap_or("");
+        Self::Http(status, text.chars().filter(|character| !character.is_control()).collect())
+    }
+
     /// What faults are counted by.
     pub(crate) fn code(&self) -> String {
         match self {
             Self::Grpc(code, _) => grpc_name(*code).to_owned(),
             Self::Item(code, _) => format!("{} for a blob", grpc_name(*code)),
-            Self::NoStatus(0) => "no status".to_owned(),
-            Self::NoStatus(status) => format!("HTTP {status}"),
+            Self::Http(0, _) => "no status".to_owned(),
+            Self::Http(200, _) => "no grpc-status".to_owned(),
+            Self::Http(status, _) => format!("HTTP {status}"),
             Self::Reset(code) => format!("RST_STREAM {}", code_name(*code)),
             Self::Refused(code) => format!("GOAWAY {}", code_name(*code)),
             Self::Lost => "connection lost".to_owned(),
@@ -81,7 +88,7 @@ impl Fault {
     /// More about it, for the first of its code.
     pub(crate) fn detail(&self) -> String {
         match self {
-            Self::Grpc(_, message) | Self::Item(_, message) => message.clone(),
+            Self::Grpc(_, message) | Self::Item(_, message) | Self::Http(_, message) => message.clone(),
             Self::Wrong(what) => (*what).to_owned(),
             _ => String::new(),
         }

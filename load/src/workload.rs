@@ -59,9 +59,31 @@ pub enum Workload {
         /// Output files of each.
         outputs: usize,
     },
+    /// What many builds at once ask for; docs/benchmarking.md has the distribution.
+    Mixed {
+        /// The share of actions whose results are there, 0 to 1.
+        hit_rate: f64,
+    },
+    /// `GET` of blobs over HTTP/1.1.
+    HttpGet {
+        /// Bytes of each.
+        size_bytes: u64,
+        /// How many different ones are read, in turn.
+        blobs: usize,
+    },
+    /// `PUT` of blobs that the server does not have, over HTTP/1.1.
+    HttpPut {
+        /// Bytes of each.
+        size_bytes: u64,
+    },
 }
 
 impl Workload {
+    /// Whether it goes over HTTP/1.1, which has one request in flight on a connection; the others go over gRPC.
+    pub fn is_http1(&self) -> bool {
+        matches!(self, Self::HttpGet { .. } | Self::HttpPut { .. })
+    }
+
     /// Its name on the command line and in reports.
     pub fn name(&self) -> &'static str {
         match self {
@@ -73,6 +95,9 @@ impl Workload {
             Self::ActionHit { .. } => "action-hit",
             Self::ActionMiss { .. } => "action-miss",
             Self::ActionUpdate { .. } => "action-update",
+            Self::Mixed { .. } => "mixed",
+            Self::HttpGet { .. } => "http-get",
+            Self::HttpPut { .. } => "http-put",
         }
     }
 }

@@ -10,11 +10,14 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cask_proto::digest::is_inferred_by_length;
+
 use crate::tally::Tally;
 use crate::traffic::content::Content;
 use crate::traffic::message::Address;
 use crate::traffic::source::Source;
 use crate::traffic::stock::Stock;
+use crate::wire::connection::Protocol;
 use crate::{Limit, LoadError, Options, Report, Workload, process};
 use worker::Worker;
 
@@ -62,14 +65,23 @@ pub(crate) struct Phase<'a> {
 
 /// Runs `workload` and reports. `tell` is called now and then, from the calling thread.
 pub fn run(workload: &Workload, options: &Options, mut tell: impl FnMut(Progress)) -> Result<Report, LoadError> {
-    check(options)?;
+    check(workload, options)?;
     if let Some(pid) = options.server_pid {
         process::usage(pid).ok_or(LoadError::NoProcess(pid))?;
     }
     let content = Content::new(options.digest_function, options.seed);
-    let address = Address { instance: options.instance.as_str().to_owned(), function: options.digest_function };
+    let address = Address {
+        instance: options.instance.as_str().to_owned(),
+        function: options.digest_function,
+        host: options.target.authority.clone(),
+    };
     let stock = Stock::new(workload, content, address)?;
-    let mut workers = Worker::connect_all(options)?;
+    let protocol = if workload.is_http1() {
+        Protocol::Http1
+    } else {
+        Protocol::Http2 { window_bytes: options.window_bytes }
+    };
+    let mut workers = Worker::connect_all(options, protocol)?;
 
     for (source, requests) in &stock.preparation {
         let limit = Limit::Requests(*requests);
@@ -93,7 +105,7 @@ pub fn run(workload: &Workload, options: &Options, mut tell: impl FnMut(Progress
     Ok(Report::new(workload, options, &tally, elapsed, server))
 }
 
-fn check(options: &Options) -> Result<(), LoadError> {
+fn check(workload: &Workload, options: &Options) -> Result<(), LoadError> {
     let Options { connections, concurrency, threads, window_bytes, .. } = *options;
     match () {
         () if connections == 0 || concurrency == 0 || threads == 0 => {
@@ -102,7 +114,15 @@ fn check(options: &Options) -> Result<(), LoadError> {
         () if connections > 100_000 || concurrency > 10_000 || threads > 1024 => {
             Err(LoadError::Options("at most 100,000 connections, 10,000 requests in flight on each, 1,024 threads"))
         }
-        () if !(1..1 << 31).contains(&window_bytes) => Err(LoadError::Options("a window has 1 to 2,147,483,647 bytes")),
+        () if workload.is_http1() && concurrency > 1 => Err(LoadError::Options(
+            "HTTP/1.1 has one request in flight on a connection; ask for more connections instead",
+        )),
+        () if workload.is_http1() && !is_inferred_by_length(options.digest_function) => Err(LoadError::Options(
+            "over HTTP the digest function is known by the hash's length alone, which this one shares with another",
+        )),
+        () if !(1..1 << 31).contains(&window_bytes) => {
+            Err(LoadError::Options("a window has 1 to 2,147,483,647 bytes"))
+        }
         () => Ok(()),
     }
 }

@@ -23,8 +23,7 @@ use crate::traffic::answer::{Answer, Expect};
 use crate::traffic::content::scatter;
 use crate::traffic::operation::Operation;
 use crate::traffic::source::Draw;
-use crate::traffic::stock::Stock;
-use crate::wire::http2::Connection;
+use crate::wire::connection::{Connection, Protocol};
 use crate::wire::socket::Socket;
 use crate::wire::{End, Inbox, WireError};
 use crate::{LoadError, Options, Target};
@@ -40,7 +39,7 @@ pub(crate) struct Worker<'a> {
     /// Where there is more than one connection.
     poll: Option<rustix::fd::OwnedFd>,
     target: Target,
-    window_bytes: u32,
+    protocol: Protocol,
     verify: bool,
     connections: usize,
 }
@@ -70,6 +69,8 @@ struct Calls {
 
 struct Slot {
     operation: Operation,
+    /// Which of the phase's sources it is from.
+    source: usize,
     expect: Expect,
     number: u64,
     begun: Instant,
@@ -80,7 +81,7 @@ struct Slot {
 struct Judge<'a, 'j> {
     calls: &'j mut Calls,
     tally: &'j mut Tally,
-    stock: &'a Stock,
+    phase: &'j Phase<'a>,
     verify: bool,
     now: Instant,
     silence: bool,
@@ -89,14 +90,16 @@ struct Judge<'a, 'j> {
 impl Inbox for Judge<'_, '_> {
     #[inline]
     fn data(&mut self, slot: usize, bytes: &[u8]) {
-        let Slot { expect, number, answer, .. } = &mut self.calls.slots[slot];
-        let known = if self.verify { self.stock.known(*number) } else { None };
+        let Slot { expect, number, answer, source, .. } = &mut self.calls.slots[slot];
+        let source = self.phase.sources[*source].1;
+        let known = if self.verify { source.known(&self.phase.stock.content, *number) } else { None };
         answer.take(*expect, bytes, known.map(|(known, tail)| (known, tail(0))));
     }
 
     fn end(&mut self, slot: usize, end: End<'_>) {
-        let Slot { operation, expect, number, begun, answer } = &self.calls.slots[slot];
-        let known = if self.verify { self.stock.known(*number) } else { None };
+        let Slot { operation, source, expect, number, begun, answer } = &self.calls.slots[slot];
+        let source = self.phase.sources[*source].1;
+        let known = if self.verify { source.known(&self.phase.stock.content, *number) } else { None };
         let blobs = known.as_ref().map(|(known, tail)| (*known, tail as &dyn Fn(u64) -> _));
         let outcome = answer.judge(*expect, end, blobs);
         let outcome = if self.silence { Err(Fault::Silence) } else { outcome };
@@ -107,14 +110,14 @@ impl Inbox for Judge<'_, '_> {
 
 impl<'a> Worker<'a> {
     /// Connects all lines of all threads.
-    pub(crate) fn connect_all(options: &Options) -> Result<Vec<Self>, LoadError> {
+    pub(crate) fn connect_all(options: &Options, protocol: Protocol) -> Result<Vec<Self>, LoadError> {
         let threads = options.threads.min(options.connections);
         let mut workers: Vec<Self> = (0..threads)
             .map(|_| Self {
                 lines: Vec::new(),
                 poll: None,
                 target: options.target.clone(),
-                window_bytes: options.window_bytes,
+                protocol,
                 verify: options.verify,
                 connections: options.connections,
             })
@@ -155,7 +158,7 @@ impl<'a> Worker<'a> {
     fn open(&self, line: &mut Line<'a>) -> std::io::Result<()> {
         let socket = Socket::connect(&self.target.place)?;
         let slots = line.calls.slots.len();
-        line.connection = Some(Connection::new(socket, &self.target.authority, slots, self.window_bytes));
+        line.connection = Some(Connection::new(self.protocol, socket, &self.target.authority, slots));
         line.was_of_use = false;
         line.waits_for_room = false;
         Ok(())
@@ -238,7 +241,8 @@ impl<'a> Worker<'a> {
             connection.start(slot, call.method);
             let slot = &mut line.calls.slots[slot];
             slot.answer.clear();
-            (slot.operation, slot.expect, slot.number, slot.begun) = (call.operation, call.expect, call.number, now);
+            (slot.operation, slot.expect, slot.number) = (call.operation, call.expect, call.number);
+            (slot.source, slot.begun) = (which, now);
         }
         if let Err(error) = connection.flush() {
             return self.lost(at, phase, now, &error, tally);
@@ -286,7 +290,7 @@ impl<'a> Worker<'a> {
         let Some(connection) = &mut line.connection else { return 0 };
         let answered = tally.answered;
         let verify = self.verify;
-        let mut judge = Judge { calls: &mut line.calls, tally, stock: phase.stock, verify, now, silence: false };
+        let mut judge = Judge { calls: &mut line.calls, tally, phase, verify, now, silence: false };
         let received = connection.receive(&mut judge);
         line.was_of_use |= tally.answered > answered;
         received.unwrap_or_else(|error| {
@@ -322,14 +326,21 @@ impl<'a> Worker<'a> {
         tally.connections_lost += 1;
         tally.last_words = Some(words);
         let verify = self.verify;
-        let mut judge = Judge { calls: &mut line.calls, tally, stock: phase.stock, verify, now, silence };
+        let mut judge = Judge { calls: &mut line.calls, tally, phase, verify, now, silence };
         connection.abandon(&mut judge);
     }
 }
 
 impl Slot {
     fn idle(now: Instant) -> Self {
-        Self { operation: Operation::Read, expect: Expect::Something, number: 0, begun: now, answer: Answer::default() }
+        Self {
+            operation: Operation::Read,
+            source: 0,
+            expect: Expect::Something,
+            number: 0,
+            begun: now,
+            answer: Answer::default(),
+        }
     }
 }
 

@@ -18,6 +18,10 @@ pub(crate) enum Expect {
     Missing { of: u64, missing: u64 },
     /// A stream of one blob.
     Blob { size_bytes: u64 },
+    /// A blob as HTTP's body.
+    Body { size_bytes: u64 },
+    /// HTTP's yes to an upload.
+    Accepted { size_bytes: u64 },
     /// An answer with this many blobs.
     Blobs { count: u64, size_bytes: u64 },
     /// An upload's end.
@@ -35,6 +39,9 @@ pub(crate) struct Work {
 
 /// The most of an answer that is kept to be looked at.
 const KEPT_BYTES_MAX: usize = 16 << 20;
+
+/// The most of what HTTP says beside a status.
+const HTTP_DETAIL_BYTES_MAX: u64 = 200;
 
 /// Blobs by which answers are checked.
 #[derive(Clone, Copy)]
@@ -81,6 +88,19 @@ impl Answer {
                     parser.clear();
                 }
             }
+            Expect::Body { .. } | Expect::Accepted { .. } => {
+                if let (Expect::Body { .. }, Some((known, tail))) = (expect, &blob)
+                    && !known.content.is_at(known.shape, tail, self.received_bytes, bytes)
+                {
+                    self.fault = Some("other bytes than the blob's");
+                }
+                // What refusals say is kept: they come in few bytes.
+                if self.received_bytes < HTTP_DETAIL_BYTES_MAX {
+                    let kept = bytes.len().min((HTTP_DETAIL_BYTES_MAX - self.received_bytes) as usize);
+                    self.kept.extend_from_slice(&bytes[..kept]);
+                }
+                self.received_bytes += bytes.len() as u64;
+            }
             // Kept only where it is looked at.
             Expect::Something | Expect::Absence => self.received_bytes += bytes.len() as u64,
             Expect::Missing { .. } | Expect::Blobs { .. } | Expect::Committed { .. } | Expect::Stored { .. } => {
@@ -109,8 +129,13 @@ impl Answer {
                 return Ok(Work::default());
             }
             End::Answered { grpc: Some(0), .. } => {}
+            End::Answered { status, .. } if matches!(expect, Expect::Body { .. } | Expect::Accepted { .. }) => {
+                if !matches!((expect, status), (_, 200) | (Expect::Accepted { .. }, 201 | 204)) {
+                    return Err(Fault::http(status, &self.kept));
+                }
+            }
             End::Answered { grpc: Some(code), message, .. } => return Err(Fault::grpc(code, message)),
-            End::Answered { status, grpc: None, .. } => return Err(Fault::NoStatus(status)),
+            End::Answered { status, grpc: None, .. } => return Err(Fault::http(status, &[])),
         }
         if let Some(fault) = self.fault {
             return Err(Fault::Wrong(fault));
@@ -137,6 +162,11 @@ impl Answer {
                 Ok(Work { digests: 0, bytes: size_bytes })
             }
             Expect::Blob { .. } => Err(Fault::Wrong("another number of bytes than the blob's")),
+            Expect::Body { size_bytes } if self.received_bytes == size_bytes => {
+                Ok(Work { digests: 0, bytes: size_bytes })
+            }
+            Expect::Body { .. } => Err(Fault::Wrong("another number of bytes than the blob's")),
+            Expect::Accepted { size_bytes } => Ok(Work { digests: 0, bytes: size_bytes }),
             Expect::Blobs { count, size_bytes } => {
                 let bytes = count * size_bytes;
                 if self.received_bytes < bytes {

@@ -14,6 +14,8 @@ pub(crate) const PREFIX_BYTES: usize = 5;
 pub(crate) struct Address {
     pub(crate) instance: String,
     pub(crate) function: DigestFunction,
+    /// As in HTTP's `Host`.
+    pub(crate) host: String,
 }
 
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -116,6 +118,30 @@ impl Address {
         name.push(b'/');
         name.extend_from_slice(digest.size_bytes().to_string().as_bytes());
         name
+    }
+
+    /// The head of an HTTP/1.1 request for a blob.
+    pub(crate) fn put_http(&self, out: &mut Vec<u8>, verb: &str, digest: &Digest, length: Option<u64>) {
+        out.extend_from_slice(verb.as_bytes());
+        out.extend_from_slice(b" /");
+        for byte in self.instance.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+                out.push(byte);
+            } else {
+                out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+            }
+        }
+        if !self.instance.is_empty() {
+            out.push(b'/');
+        }
+        out.extend_from_slice(b"cas/");
+        put_hash(out, digest);
+        out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+        out.extend_from_slice(self.host.as_bytes());
+        if let Some(length) = length {
+            out.extend_from_slice(format!("\r\ncontent-length: {length}").as_bytes());
+        }
+        out.extend_from_slice(b"\r\n\r\n");
     }
 
     /// A request for one blob's bytes.

@@ -22,6 +22,10 @@ pub enum Operation {
     ActionMiss,
     /// Stores an action's result.
     ActionUpdate,
+    /// Reads a blob over HTTP/1.1.
+    HttpGet,
+    /// Uploads a blob over HTTP/1.1.
+    HttpPut,
 }
 
 impl Operation {
@@ -36,6 +40,8 @@ impl Operation {
             Self::ActionHit => "action-hit",
             Self::ActionMiss => "action-miss",
             Self::ActionUpdate => "action-update",
+            Self::HttpGet => "http-get",
+            Self::HttpPut => "http-put",
         }
     }
 }

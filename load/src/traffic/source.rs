@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cask_index::Digest;
 
-use super::answer::Expect;
-use super::content::{Content, Family, Shape};
+use super::answer::{Expect, Known};
+use super::content::{Content, Family, Shape, Tail};
 use super::message::{self, Address};
 use super::operation::Operation;
 use crate::wire::body::Body;
@@ -17,13 +17,44 @@ use crate::wire::headers::Method;
 /// Requests of one kind.
 pub(crate) enum Source {
     /// Written before.
-    Replay { operation: Operation, method: Method, requests: Requests, expect: Expect },
+    Replay {
+        operation: Operation,
+        method: Method,
+        requests: Requests,
+        expect: Expect,
+        /// What the answers are compared with, where they are blobs.
+        stored: Option<Stored>,
+    },
+    /// Written before, each sent once, by whichever connection comes first.
+    Once {
+        operation: Operation,
+        method: Method,
+        requests: Requests,
+        next: AtomicU64,
+    },
     /// One new blob each.
     Write { shape: Shape, family: Family, message_bytes: usize, next: AtomicU64 },
     /// Several new blobs each.
     BatchUpdate { shape: Shape, family: Family, batch: usize, next: AtomicU64 },
     /// A new action each, with the same result.
-    ActionUpdate { shape: Shape, family: Family, result: Vec<u8>, next: AtomicU64 },
+    ActionUpdate {
+        shape: Shape,
+        family: Family,
+        result: Vec<u8>,
+        next: AtomicU64,
+    },
+    /// One new blob each, over HTTP/1.1.
+    HttpPut {
+        shape: Shape,
+        family: Family,
+        next: AtomicU64,
+    },
+}
+
+/// Blobs that requests ask for: request `n` has those from `n * batch` on.
+pub(crate) struct Stored {
+    pub(crate) shape: Shape,
+    pub(crate) batch: u64,
 }
 
 /// Requests as bytes, one behind the other.
@@ -86,11 +117,16 @@ impl Source {
     ) -> Call {
         body.clear();
         match self {
-            Self::Replay { operation, method, requests, expect } => {
+            Self::Replay { operation, method, requests, expect, .. } => {
                 let number = draw.at;
                 draw.at = if number + 1 == requests.len() { 0 } else { number + 1 };
                 body.lent(requests.get(number));
                 Call { operation: *operation, method: *method, number: number as u64, expect: *expect }
+            }
+            Self::Once { operation, method, requests, next } => {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                body.lent(requests.get(number as usize % requests.len()));
+                Call { operation: *operation, method: *method, number, expect: Expect::Something }
             }
             Self::Write { shape, family, message_bytes, next } => {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -115,7 +151,27 @@ impl Source {
                     expect: Expect::Something,
                 }
             }
+            Self::HttpPut { shape, family, next } => {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let tail = content.tail(*family, number);
+                let size_bytes = shape.size_bytes();
+                body.own(|out| address.put_http(out, "PUT", &shape.digest(&tail), Some(size_bytes)));
+                content.append(body, shape, &tail, 0, size_bytes);
+                let expect = Expect::Accepted { size_bytes };
+                Call { operation: Operation::HttpPut, method: Method::Write, number, expect }
+            }
         }
+    }
+
+    /// What the answer to request `number` is compared with, and the tail of its n-th blob.
+    pub(crate) fn known<'a>(
+        &'a self,
+        content: &'a Content,
+        number: u64,
+    ) -> Option<(Known<'a>, impl Fn(u64) -> Tail + 'a)> {
+        let Self::Replay { stored: Some(Stored { shape, batch }), .. } = self else { return None };
+        let tail = move |at| content.tail(Family::Stored, number * batch + at);
+        Some((Known { content, shape }, tail))
     }
 }
 

@@ -2,16 +2,19 @@
 //!
 //! In the order of a request's way: a [`Body`](body::Body) says what is sent, [`headers`] with which header block,
 //! [`outbox`] gathers many requests into one write, [`socket`] writes and reads, [`frame`] and [`hpack`] (with
-//! [`huffman`]) take apart what comes, [`http2`] keeps streams and flow control, [`http1`] is the other protocol. Nothing
+//! [`huffman`]) take apart what comes, [`http2`] keeps streams and flow control, [`http1`] is the other protocol, [`connection`] either of
+//! them. Nothing
 //! here knows gRPC's messages or what the requests are for.
 //!
 //! Everything received is untrusted: a peer that breaks the protocol ends its connection with a [`WireError`], and nothing
 //! it sends makes memory grow beyond a bound.
 
 pub(crate) mod body;
+pub(crate) mod connection;
 pub(crate) mod frame;
 pub(crate) mod headers;
 pub(crate) mod hpack;
+pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod huffman;
 pub(crate) mod outbox;

@@ -124,6 +124,34 @@ enum WorkloadArguments {
         #[command(flatten)]
         common: Common,
     },
+    /// What many builds at once ask for: lookups, downloads, uploads of many sizes
+    Mixed {
+        /// Share of the actions whose results are there, 0 to 1
+        #[arg(long, value_name = "SHARE", default_value = "0.9", value_parser = share)]
+        hit_rate: f64,
+
+        #[command(flatten)]
+        common: Common,
+    },
+    /// GET of blobs over HTTP/1.1
+    HttpGet {
+        #[command(flatten)]
+        size: Size,
+
+        #[command(flatten)]
+        blobs: Blobs,
+
+        #[command(flatten)]
+        common: Common,
+    },
+    /// PUT of new blobs over HTTP/1.1
+    HttpPut {
+        #[command(flatten)]
+        size: Size,
+
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -143,7 +171,7 @@ struct Blobs {
 #[derive(Debug, Args)]
 #[expect(clippy::doc_markdown, reason = "the comments are the help texts")]
 struct Common {
-    /// Address of the cache: grpc://HOST:PORT or unix:/PATH
+    /// Address of the cache: grpc://HOST:PORT, http://HOST:PORT or unix:/PATH
     #[arg(long, value_name = "URL", env = "CASK_SERVER", default_value = "grpc://127.0.0.1:8980")]
     server: Target,
 
@@ -155,9 +183,9 @@ struct Common {
     #[arg(long, value_name = "NAME", default_value = "sha256", value_parser = function)]
     digest_function: DigestFunction,
 
-    /// Requests in flight on each connection
-    #[arg(long, value_name = "COUNT", default_value = "16", value_parser = count)]
-    concurrency: usize,
+    /// Requests in flight on each connection [default: 16; HTTP/1.1 has 1]
+    #[arg(long, value_name = "COUNT", value_parser = count)]
+    concurrency: Option<usize>,
 
     /// Connections
     #[arg(long, value_name = "COUNT", default_value = "1", value_parser = count)]
@@ -249,12 +277,19 @@ impl WorkloadArguments {
             Self::ActionHit { actions, outputs, common } => (Workload::ActionHit { actions, outputs }, common),
             Self::ActionMiss { actions, common } => (Workload::ActionMiss { actions }, common),
             Self::ActionUpdate { outputs, common } => (Workload::ActionUpdate { outputs }, common),
+            Self::Mixed { hit_rate, common } => (Workload::Mixed { hit_rate }, common),
+            Self::HttpGet { size: Size { size: ByteSize(size_bytes) }, blobs, common } => {
+                (Workload::HttpGet { size_bytes, blobs: blobs.count(size_bytes) }, common)
+            }
+            Self::HttpPut { size: Size { size: ByteSize(size_bytes) }, common } => {
+                (Workload::HttpPut { size_bytes }, common)
+            }
         }
     }
 }
 
 impl Common {
-    fn options(self) -> Result<Options, Failure> {
+    fn options(self, workload: &Workload) -> Result<Options, Failure> {
         let instance = InstanceName::parse(&self.instance)
             .map_err(|error| Failure::Usage(format!("--instance \"{}\": {error}", self.instance)))?;
         let ByteSize(window_bytes) = self.window;
@@ -266,7 +301,7 @@ impl Common {
             instance,
             digest_function: self.digest_function,
             connections: self.connections,
-            concurrency: self.concurrency,
+            concurrency: self.concurrency.unwrap_or(if workload.is_http1() { 1 } else { 16 }),
             threads: self.threads,
             limit,
             warm_up,
@@ -288,7 +323,7 @@ fn seed_of_the_moment() -> u64 {
 pub(super) fn run(arguments: BenchArguments) -> Result<(), Failure> {
     let (workload, common) = arguments.workload.split();
     let json = common.json;
-    let options = common.options()?;
+    let options = common.options(&workload)?;
     let mut line = ProgressLine { is_wanted: std::io::stderr().is_terminal(), is_shown: false };
     let outcome = cask_load::run(&workload, &options, |progress| line.tell(progress));
     line.clear();

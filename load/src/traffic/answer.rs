@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::content::{Content, Shape, Tail};
-use super::message::{self, ReadParser};
+use super::message::put_hash;
+use super::protobuf;
+use super::read_stream::ReadParser;
 use crate::fault::{Fault, code};
 use crate::wire::End;
 
@@ -148,12 +150,12 @@ impl Answer {
 
     fn check(&self, expect: Expect, blobs: Option<(Known<'_>, &dyn Fn(u64) -> Tail)>) -> Result<Work, Fault> {
         const MALFORMED: Fault = Fault::Wrong("");
-        let kept = || message::unary(&self.kept).ok_or(MALFORMED);
+        let kept = || protobuf::unary(&self.kept).ok_or(MALFORMED);
         match expect {
             Expect::Absence => Err(Fault::Wrong("a result of an action that has none")),
-            Expect::Something if self.received_bytes >= message::PREFIX_BYTES as u64 => Ok(Work::default()),
+            Expect::Something if self.received_bytes >= protobuf::PREFIX_BYTES as u64 => Ok(Work::default()),
             Expect::Something => Err(MALFORMED),
-            Expect::Missing { of, missing } => match message::count(kept()?, 2).ok_or(MALFORMED)? {
+            Expect::Missing { of, missing } => match protobuf::count(kept()?, 2).ok_or(MALFORMED)? {
                 found if found == missing => Ok(Work { digests: of, bytes: 0 }),
                 found if found > missing => Err(Fault::Wrong("blobs reported missing that were stored")),
                 _ => Err(Fault::Wrong("blobs reported present that were never stored")),
@@ -178,18 +180,18 @@ impl Answer {
                 Ok(Work { digests: count, bytes })
             }
             Expect::Committed { size_bytes } => {
-                if message::number(kept()?, 1).ok_or(MALFORMED)? == size_bytes {
+                if protobuf::number(kept()?, 1).ok_or(MALFORMED)? == size_bytes {
                     return Ok(Work { digests: 0, bytes: size_bytes });
                 }
                 Err(Fault::Wrong("another committed_size than the blob's"))
             }
             Expect::Stored { count, bytes } => {
                 let (mut answered, mut refused) = (0, None);
-                let read = message::each_message(kept()?, 1, |response| {
-                    let status = message::bytes_of(response, 2)?;
-                    let code = message::number(status, 1)?;
+                let read = protobuf::each_message(kept()?, 1, |response| {
+                    let status = protobuf::bytes_of(response, 2)?;
+                    let code = protobuf::number(status, 1)?;
                     if code != 0 {
-                        refused = Some(Fault::item(code as u32, message::bytes_of(status, 2)?));
+                        refused = Some(Fault::item(code as u32, protobuf::bytes_of(status, 2)?));
                     }
                     answered += 1;
                     Some(())
@@ -212,17 +214,17 @@ fn check_batch(message: &[u8], known: Known<'_>, count: u64, tail: &dyn Fn(u64) 
     for number in 0..count {
         let tail = tail(number);
         let mut hash = Vec::new();
-        message::put_hash(&mut hash, &known.shape.digest(&tail));
+        put_hash(&mut hash, &known.shape.digest(&tail));
         expected.insert(hash, tail);
     }
     let mut fault = None;
-    let read = message::each_message(message, 1, |response| {
-        let hash = message::bytes_of(message::bytes_of(response, 1)?, 1)?;
-        let status = message::bytes_of(response, 3)?;
-        let code = message::number(status, 1)?;
-        let data = message::bytes_of(response, 2)?;
+    let read = protobuf::each_message(message, 1, |response| {
+        let hash = protobuf::bytes_of(protobuf::bytes_of(response, 1)?, 1)?;
+        let status = protobuf::bytes_of(response, 3)?;
+        let code = protobuf::number(status, 1)?;
+        let data = protobuf::bytes_of(response, 2)?;
         if code != 0 {
-            fault = Some(Fault::item(code as u32, message::bytes_of(status, 2)?));
+            fault = Some(Fault::item(code as u32, protobuf::bytes_of(status, 2)?));
         } else if data.len() as u64 != known.shape.size_bytes()
             || !expected.remove(hash).is_some_and(|tail| known.content.is_at(known.shape, &tail, 0, data))
         {

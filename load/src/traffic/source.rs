@@ -10,6 +10,7 @@ use cask_index::Digest;
 use super::answer::{Expect, Known};
 use super::content::{Content, Family, Shape, Tail};
 use super::message::{self, Address};
+use super::protobuf::{self, PREFIX_BYTES};
 use super::operation::Operation;
 use crate::wire::body::Body;
 use crate::wire::headers::Method;
@@ -196,17 +197,17 @@ fn put_write<'a>(
         let end = (at + message_bytes as u64).min(size);
         body.own(|out| {
             let begin = out.len();
-            message::put_prefix(out, 0);
+            protobuf::put_prefix(out, 0);
             if at == 0 {
-                message::put_bytes(out, 1, &name);
+                protobuf::put_bytes(out, 1, &name);
             }
-            message::put_number(out, 2, at);
-            message::put_number(out, 3, u64::from(end == size));
+            protobuf::put_number(out, 2, at);
+            protobuf::put_number(out, 3, u64::from(end == size));
             if end > at {
-                message::put_length(out, 10, (end - at) as usize);
+                protobuf::put_length(out, 10, (end - at) as usize);
             }
-            let length = out.len() - begin - message::PREFIX_BYTES + (end - at) as usize;
-            out[begin + 1..begin + message::PREFIX_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
+            let length = out.len() - begin - PREFIX_BYTES + (end - at) as usize;
+            out[begin + 1..begin + PREFIX_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
         });
         content.append(body, shape, &tail, at, end);
         at = end;
@@ -225,7 +226,7 @@ fn put_batch_update<'a>(
     batch: usize,
     body: &mut Body<'a>,
 ) {
-    let field_bytes = |length: usize| 1 + message::varint_bytes(length as u64) + length;
+    let field_bytes = |length: usize| 1 + protobuf::varint_bytes(length as u64) + length;
     let size = shape.size_bytes();
     let item_bytes = |digest: &Digest| {
         field_bytes(message::digest_bytes(digest)) + if size > 0 { field_bytes(size as usize) } else { 0 }
@@ -241,16 +242,16 @@ fn put_batch_update<'a>(
     // All items have one size, so that the length is known before the digests are.
     let each = field_bytes(item_bytes(&blob(first).0));
     body.own(|out| {
-        message::put_prefix(out, envelope.len() + each * batch + function.len());
+        protobuf::put_prefix(out, envelope.len() + each * batch + function.len());
         out.extend_from_slice(&envelope);
     });
     for number in first..first + batch as u64 {
         let (digest, tail) = blob(number);
         body.own(|out| {
-            message::put_length(out, 2, item_bytes(&digest));
+            protobuf::put_length(out, 2, item_bytes(&digest));
             message::put_digest(out, 1, &digest);
             if size > 0 {
-                message::put_length(out, 2, size as usize);
+                protobuf::put_length(out, 2, size as usize);
             }
         });
         content.append(body, shape, &tail, 0, size);

@@ -159,3 +159,66 @@ fn name(block: &mut &[u8]) -> Result<Field, &'static str> {
     };
     Ok(found.unwrap_or(Field::Other))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traffic::content::scatter;
+
+    fn literal(first: u8, name: &[u8], value: &[u8], is_huffman: bool) -> Vec<u8> {
+        let mut block = vec![first];
+        for text in [name, value] {
+            let (bit, text) = if is_huffman { (0x80, huffman::encode(text)) } else { (0, text.to_vec()) };
+            assert!(text.len() < 127);
+            block.push(bit | text.len() as u8);
+            block.extend(text);
+        }
+        block
+    }
+
+    #[test]
+    fn the_three_fields_are_found_in_every_form() {
+        for first in [0x00, 0x10, 0x40] {
+            for is_huffman in [false, true] {
+                let block = [
+                    vec![0x20],
+                    literal(first, b":status", b"503", is_huffman),
+                    literal(first, b"content-type", b"application/grpc", is_huffman),
+                    vec![0x80 | 33],
+                    literal(first, b"grpc-status", b"14", is_huffman),
+                    literal(first, b"grpc-message", b"try%20again", is_huffman),
+                    literal(first, b"grpc-status-details-bin", b"CA4", is_huffman),
+                ];
+                let mut said = Said::default();
+                said.read(&block.concat()).expect("a header block");
+                let grpc_message = b"try%20again".to_vec();
+                assert_eq!(said, Said { status: Some(503), grpc_status: Some(14), grpc_message });
+            }
+        }
+    }
+
+    #[test]
+    fn statuses_of_the_static_table() {
+        for (index, status) in (8..).zip(STATUS_VALUES) {
+            let mut said = Said::default();
+            said.read(&[0x80 | index]).expect("a header block");
+            assert_eq!(said.status, Some(status));
+            // The name from the table, the value beside it.
+            said.read(&[index, 3, b'4', b'2', b'9']).expect("a header block");
+            assert_eq!(said.status, Some(429));
+        }
+    }
+
+    #[test]
+    fn random_blocks_are_read_or_refused() {
+        let mut refused = 0;
+        for seed in 0..20_000u64 {
+            let length = scatter(seed) % 64;
+            let block: Vec<u8> = (0..length).map(|at| scatter(seed << 8 | at) as u8).collect();
+            let mut said = Said::default();
+            refused += u64::from(said.read(&block).is_err());
+            assert!(said.grpc_message.len() <= MESSAGE_BYTES_MAX);
+        }
+        assert!(refused > 10_000, "{refused}");
+    }
+}

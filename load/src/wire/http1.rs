@@ -294,3 +294,117 @@ impl AsFd for Connection<'_> {
         self.socket.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::traffic::content::scatter;
+
+    #[derive(Default)]
+    struct Seen {
+        data: Vec<u8>,
+        ends: Vec<String>,
+    }
+
+    impl Inbox for Seen {
+        fn data(&mut self, _slot: usize, bytes: &[u8]) {
+            self.data.extend_from_slice(bytes);
+        }
+
+        fn end(&mut self, _slot: usize, end: End<'_>) {
+            self.ends.push(match end {
+                End::Answered { status, .. } => status.to_string(),
+                other => format!("{other:?}"),
+            });
+        }
+    }
+
+    /// A request that is answered with these bytes, in pieces of `step`, and then with the end of the connection.
+    fn answered(bytes: &[u8], step: usize) -> (Seen, Result<usize, WireError>, bool) {
+        let (ours, mut peer) = UnixStream::pair().expect("a pair of sockets");
+        let mut connection = Connection::new(OwnedFd::from(ours).into());
+        connection.body().own(|out| out.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n"));
+        connection.start();
+        connection.flush().expect("the peer reads");
+        peer.read_exact(&mut [0; 18]).expect("the request");
+        let mut seen = Seen::default();
+        for piece in bytes.chunks(step) {
+            peer.write_all(piece).expect("room in the socket");
+            if let Err(error) = connection.receive(&mut seen) {
+                connection.abandon(&mut seen);
+                return (seen, Err(error), false);
+            }
+        }
+        let has_room = connection.has_room();
+        drop(peer);
+        let outcome = connection.receive(&mut seen);
+        connection.abandon(&mut seen);
+        (seen, outcome, has_room)
+    }
+
+    #[test]
+    fn answers_of_every_form_come_whole() {
+        for (bytes, status, data, stays) in [
+            (&b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"[..], "200", &b"hello"[..], true),
+            (b"HTTP/1.1 204 No Content\r\n\r\n", "204", b"", true),
+            (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n", "201", b"", true),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nt: u\r\n\r\n",
+                "200",
+                b"hello",
+                true,
+            ),
+            (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi", "200", b"hi", false),
+            (b"HTTP/1.1 404 Not Found\r\n\r\nnothing here", "404", b"nothing here", false),
+        ] {
+            for step in [1, 2, 7, 1000] {
+                let (seen, _, has_room) = answered(bytes, step);
+                assert_eq!((seen.ends, seen.data.as_slice()), (vec![status.to_owned()], data), "in steps of {step}");
+                assert_eq!(has_room, stays);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused() {
+        let endless = [b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'y'; 300_000]].concat();
+        let endless_chunk = [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".as_slice(), &[b'0'; 10_000]].concat();
+        let endless_trailer =
+            [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n".as_slice(), &[b'a'; 10_000]].concat();
+        for (says, bytes) in [
+            ("does not answer in HTTP/1.1", &b"SSH-2.0-OpenSSH_9.2\r\n"[..]),
+            ("does not answer in HTTP/1.1", b"\0\0\x06\x04\0\0\0\0\0"),
+            ("content-length", b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"),
+            ("a chunk", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n"),
+            ("a chunk", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nabc"),
+            ("not asked for", b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"),
+            ("closed", b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"),
+            ("closed", b""),
+            ("a head longer", &endless),
+            ("a chunk", &endless_chunk),
+            ("a line that does not end", &endless_trailer),
+        ] {
+            let (seen, outcome, _) = answered(bytes, 64 * 1024);
+            let error = outcome.expect_err(says).to_string();
+            assert!(error.contains(says), "{says}: {error}");
+            assert_eq!(seen.ends.len(), 1, "{says}: the request ends once");
+        }
+    }
+
+    #[test]
+    fn random_answers_do_no_harm() {
+        const WORDS: [&[u8]; 8] =
+            [b"HTTP/1.1 200 OK\r\n", b"content-length: 3\r\n", b"\r\n", b"transfer-encoding: chunked\r\n", b"3\r\n", b"0\r\n", b"abc", b"\xff"];
+        for seed in 0..3000u64 {
+            let count = 1 + scatter(seed) % 12;
+            let mut bytes = b"HTTP/1.1 200 OK\r\n".to_vec();
+            (0..count).for_each(|at| bytes.extend(WORDS[(scatter(seed << 8 | at) % 8) as usize]));
+            let (seen, _, _) = answered(&bytes, 1 + (seed % 50) as usize);
+            assert_eq!(seen.ends.len(), 1, "seed {seed}: the request ends once");
+        }
+    }
+}

@@ -30,14 +30,14 @@ impl Socket {
                         Ok(stream) => {
                             // Requests are gathered here, not by the kernel.
                             stream.set_nodelay(true)?;
-                            return Ok(Self(stream.into()));
+                            return Ok(OwnedFd::from(stream).into());
                         }
                         Err(error) => failure = Some(error),
                     }
                 }
                 Err(failure.unwrap_or_else(|| std::io::Error::other("the name has no address")))
             }
-            Place::Unix(path) => Ok(Self(UnixStream::connect(path)?.into())),
+            Place::Unix(path) => Ok(OwnedFd::from(UnixStream::connect(path)?).into()),
         }
     }
 
@@ -74,6 +74,12 @@ impl Socket {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(WireError::Socket(error)),
         }
+    }
+}
+
+impl From<OwnedFd> for Socket {
+    fn from(connected: OwnedFd) -> Self {
+        Self(connected)
     }
 }
 

@@ -44,8 +44,8 @@ pub(crate) enum Fault {
     Reset(u32),
     /// It closed the connection without having looked at the request.
     Refused(u32),
-    /// The connection was lost.
-    Lost,
+    /// The connection was lost; how.
+    Lost(String),
     /// Nothing came for too long.
     Silence,
     /// The answer is not what was asked for.
@@ -79,7 +79,7 @@ impl Fault {
             Self::Http(status, _) => format!("HTTP {status}"),
             Self::Reset(code) => format!("RST_STREAM {}", code_name(*code)),
             Self::Refused(code) => format!("GOAWAY {}", code_name(*code)),
-            Self::Lost => "connection lost".to_owned(),
+            Self::Lost(_) => "connection lost".to_owned(),
             Self::Silence => "no answer".to_owned(),
             Self::Wrong(_) => "wrong answer".to_owned(),
         }
@@ -88,9 +88,10 @@ impl Fault {
     /// More about it, for the first of its code.
     pub(crate) fn detail(&self) -> String {
         match self {
-            Self::Grpc(_, message) | Self::Item(_, message) | Self::Http(_, message) => message.clone(),
+            Self::Grpc(_, text) | Self::Item(_, text) | Self::Http(_, text) | Self::Lost(text) => text.clone(),
             Self::Wrong(what) => (*what).to_owned(),
-            _ => String::new(),
+            Self::Silence => "nothing came for 30 seconds".to_owned(),
+            Self::Reset(_) | Self::Refused(_) => String::new(),
         }
     }
 }

@@ -36,8 +36,8 @@ pub(crate) struct Tally {
     pub(crate) failed: BTreeMap<String, Failed>,
     /// Connections that ended while they were used.
     pub(crate) connections_lost: u64,
-    /// Why a connection could not be used any more, where one could not.
-    pub(crate) last_words: Option<String>,
+    /// Why a connection was given up for good, where one was.
+    pub(crate) gave_up: Option<String>,
     /// Processor time of the thread.
     pub(crate) cpu: Duration,
     pub(crate) answered: u64,
@@ -89,7 +89,7 @@ impl Tally {
             mine.count += failed.count;
         }
         self.connections_lost += other.connections_lost;
-        self.last_words = self.last_words.take().or(other.last_words);
+        self.gave_up = self.gave_up.take().or(other.gave_up);
         self.cpu += other.cpu;
         self.answered += other.answered;
         self.bytes += other.bytes;

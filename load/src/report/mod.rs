@@ -34,6 +34,8 @@ pub struct Report {
     pub errors: Vec<ErrorReport>,
     /// Connections that ended while they were used.
     pub connections_lost: u64,
+    /// Why a connection was given up before the end, where one was: from then on there was less load than was asked for.
+    pub gave_up: Option<String>,
     /// What the client itself used.
     pub client: ClientReport,
     /// What the server used, where its process is known.
@@ -168,6 +170,7 @@ impl Report {
             operations: operations.collect(),
             errors,
             connections_lost: tally.connections_lost,
+            gave_up: tally.gave_up.clone(),
             client: ClientReport {
                 cpu_seconds: client_seconds,
                 cpu_us_per_request: each(client_seconds * 1e6),

@@ -48,7 +48,9 @@ impl fmt::Display for Report {
             self.seed,
         )?;
         let mut rows = vec![
-            ["", "requests", "/s", "digests/s", "bytes/s", "p50", "p90", "p99", "p99.9", "max"].map(str::to_owned).to_vec(),
+            ["", "requests", "/s", "digests/s", "bytes/s", "p50", "p90", "p99", "p99.9", "max"]
+                .map(str::to_owned)
+                .to_vec(),
         ];
         let some = |value: f64, text: String| if value > 0.0 { text } else { "-".to_owned() };
         for row in &self.operations {
@@ -86,7 +88,8 @@ impl fmt::Display for Report {
             writeln!(formatter, "{line}; {resident} resident, {own} of it its own")?;
         }
         if self.connections_lost > 0 {
-            writeln!(formatter, "lost    {}", plural(self.connections_lost as usize, "connection"))?;
+            let words = self.gave_up.as_ref().map_or(String::new(), |words| format!(", not all made again: {words}"));
+            writeln!(formatter, "lost    {}{words}", plural(self.connections_lost as usize, "connection"))?;
         }
         for (at, error) in self.errors.iter().enumerate() {
             let detail = if error.detail.is_empty() { String::new() } else { format!(": {}", error.detail) };
@@ -118,12 +121,16 @@ mod tests {
 
     #[test]
     fn quantities_read_well() {
-        for (number, text) in [(0.0, "0.00"), (9.99, "9.99"), (9999.0, "9999"), (1e4, "10.0 k"), (2.5e6, "2.50 M"), (3e9, "3.00 G")] {
+        for (number, text) in
+            [(0.0, "0.00"), (9.99, "9.99"), (9999.0, "9999"), (1e4, "10.0 k"), (2.5e6, "2.50 M"), (3e9, "3.00 G")]
+        {
             assert_eq!(quantity(number), text);
         }
         assert_eq!(bytes_text(12.0), "12 B");
         assert_eq!(bytes_text(2.5e6), "2.50 MB");
-        for (us, text) in [(0.5, "0.50 us"), (999.0, "999 us"), (1500.0, "1.50 ms"), (15_000.0, "15 ms"), (2e6, "2.00 s")] {
+        for (us, text) in
+            [(0.5, "0.50 us"), (999.0, "999 us"), (1500.0, "1.50 ms"), (15_000.0, "15 ms"), (2e6, "2.00 s")]
+        {
             assert_eq!(time(us), text);
         }
     }

@@ -76,11 +76,8 @@ pub fn run(workload: &Workload, options: &Options, mut tell: impl FnMut(Progress
         host: options.target.authority.clone(),
     };
     let stock = Stock::new(workload, content, address)?;
-    let protocol = if workload.is_http1() {
-        Protocol::Http1
-    } else {
-        Protocol::Http2 { window_bytes: options.window_bytes }
-    };
+    let protocol =
+        if workload.is_http1() { Protocol::Http1 } else { Protocol::Http2 { window_bytes: options.window_bytes } };
     let mut workers = Worker::connect_all(options, protocol)?;
 
     for (source, requests) in &stock.preparation {
@@ -120,23 +117,17 @@ fn check(workload: &Workload, options: &Options) -> Result<(), LoadError> {
         () if workload.is_http1() && !is_inferred_by_length(options.digest_function) => Err(LoadError::Options(
             "over HTTP the digest function is known by the hash's length alone, which this one shares with another",
         )),
-        () if !(1..1 << 31).contains(&window_bytes) => {
-            Err(LoadError::Options("a window has 1 to 2,147,483,647 bytes"))
-        }
+        () if !(1..1 << 31).contains(&window_bytes) => Err(LoadError::Options("a window has 1 to 2,147,483,647 bytes")),
         () => Ok(()),
     }
 }
 
 /// What went wrong, in one sentence, if anything did.
 fn failure(tally: &Tally) -> Option<String> {
-    let worst = tally.failed.iter().max_by_key(|(_, failed)| failed.count);
-    match (worst, &tally.last_words) {
-        (Some((code, failed)), _) if code != "connection lost" => {
-            Some(if failed.detail.is_empty() { code.clone() } else { format!("{code}: {}", failed.detail) })
-        }
-        (_, Some(words)) => Some(words.clone()),
-        (Some((code, _)), None) => Some(code.clone()),
-        (None, None) => None,
+    match tally.failed.iter().max_by_key(|(_, failed)| failed.count) {
+        Some((code, failed)) if failed.detail.is_empty() => Some(code.clone()),
+        Some((code, failed)) => Some(format!("{code}: {}", failed.detail)),
+        None => tally.gave_up.clone(),
     }
 }
 

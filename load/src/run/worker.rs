@@ -84,7 +84,8 @@ struct Judge<'a, 'j> {
     phase: &'j Phase<'a>,
     verify: bool,
     now: Instant,
-    silence: bool,
+    /// Why requests end that end with their connection.
+    verdict: Option<Fault>,
 }
 
 impl Inbox for Judge<'_, '_> {
@@ -102,7 +103,7 @@ impl Inbox for Judge<'_, '_> {
         let known = if self.verify { source.known(&self.phase.stock.content, *number) } else { None };
         let blobs = known.as_ref().map(|(known, tail)| (*known, tail as &dyn Fn(u64) -> _));
         let outcome = answer.judge(*expect, end, blobs);
-        let outcome = if self.silence { Err(Fault::Silence) } else { outcome };
+        let outcome = self.verdict.clone().map_or(outcome, Err);
         self.tally.count(*operation, self.now - *begun, outcome);
         self.calls.free.push(slot);
     }
@@ -210,8 +211,9 @@ impl<'a> Worker<'a> {
             if received > 0 {
                 last_byte = now;
             } else if now - last_byte > SILENCE_MAX {
+                tally.gave_up = Some(Fault::Silence.detail());
                 for at in 0..self.lines.len() {
-                    self.close(at, phase, now, Fault::Silence.code(), true, &mut tally);
+                    self.close(at, phase, now, Fault::Silence, &mut tally);
                 }
             }
         }
@@ -290,7 +292,7 @@ impl<'a> Worker<'a> {
         let Some(connection) = &mut line.connection else { return 0 };
         let answered = tally.answered;
         let verify = self.verify;
-        let mut judge = Judge { calls: &mut line.calls, tally, phase, verify, now, silence: false };
+        let mut judge = Judge { calls: &mut line.calls, tally, phase, verify, now, verdict: None };
         let received = connection.receive(&mut judge);
         line.was_of_use |= tally.answered > answered;
         received.unwrap_or_else(|error| {
@@ -302,13 +304,14 @@ impl<'a> Worker<'a> {
     /// A line's connection is over; makes another one where that may help.
     fn lost(&mut self, at: usize, phase: &Phase<'a>, now: Instant, error: &WireError, tally: &mut Tally) {
         let may_help = self.lines[at].was_of_use && !matches!(error, WireError::Protocol(_));
-        self.close(at, phase, now, error.to_string(), false, tally);
+        self.close(at, phase, now, Fault::Lost(error.to_string()), tally);
         if !may_help {
+            tally.gave_up = Some(error.to_string());
             return;
         }
         let mut line = self.lines.swap_remove(at);
         if let Err(error) = self.open(&mut line) {
-            tally.last_words = Some(format!("cannot connect again: {error}"));
+            tally.gave_up = Some(format!("cannot connect again: {error}"));
         }
         if let (Some(poll), Some(connection)) = (&self.poll, &line.connection)
             && epoll::add(poll, connection, epoll::EventData::new_u64(at as u64), epoll::EventFlags::IN).is_err()
@@ -320,13 +323,12 @@ impl<'a> Worker<'a> {
         self.lines.swap(at, last);
     }
 
-    fn close(&mut self, at: usize, phase: &Phase<'a>, now: Instant, words: String, silence: bool, tally: &mut Tally) {
+    fn close(&mut self, at: usize, phase: &Phase<'a>, now: Instant, why: Fault, tally: &mut Tally) {
         let line = &mut self.lines[at];
         let Some(mut connection) = line.connection.take() else { return };
         tally.connections_lost += 1;
-        tally.last_words = Some(words);
         let verify = self.verify;
-        let mut judge = Judge { calls: &mut line.calls, tally, phase, verify, now, silence };
+        let mut judge = Judge { calls: &mut line.calls, tally, phase, verify, now, verdict: Some(why) };
         connection.abandon(&mut judge);
     }
 }

@@ -126,7 +126,7 @@ impl Answer {
         match end {
             End::Reset(code) => return Err(Fault::Reset(code)),
             End::Refused(code) => return Err(Fault::Refused(code)),
-            End::Lost => return Err(Fault::Lost),
+            End::Lost => return Err(Fault::Lost(String::new())),
             End::Answered { grpc: Some(code::NOT_FOUND), .. } if expect == Expect::Absence => {
                 return Ok(Work::default());
             }

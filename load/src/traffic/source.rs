@@ -10,8 +10,8 @@ use cask_index::Digest;
 use super::answer::{Expect, Known};
 use super::content::{Content, Family, Shape, Tail};
 use super::message::{self, Address};
-use super::protobuf::{self, PREFIX_BYTES};
 use super::operation::Operation;
+use super::protobuf::{self, PREFIX_BYTES};
 use crate::wire::body::Body;
 use crate::wire::headers::Method;
 
@@ -27,29 +27,15 @@ pub(crate) enum Source {
         stored: Option<Stored>,
     },
     /// Written before, each sent once, by whichever connection comes first.
-    Once {
-        operation: Operation,
-        method: Method,
-        requests: Requests,
-        next: AtomicU64,
-    },
+    Once { operation: Operation, method: Method, requests: Requests, next: AtomicU64 },
     /// One new blob each.
     Write { shape: Shape, family: Family, message_bytes: usize, next: AtomicU64 },
     /// Several new blobs each.
     BatchUpdate { shape: Shape, family: Family, batch: usize, next: AtomicU64 },
     /// A new action each, with the same result.
-    ActionUpdate {
-        shape: Shape,
-        family: Family,
-        result: Vec<u8>,
-        next: AtomicU64,
-    },
+    ActionUpdate { shape: Shape, family: Family, result: Vec<u8>, next: AtomicU64 },
     /// One new blob each, over HTTP/1.1.
-    HttpPut {
-        shape: Shape,
-        family: Family,
-        next: AtomicU64,
-    },
+    HttpPut { shape: Shape, family: Family, next: AtomicU64 },
 }
 
 /// Blobs that requests ask for: request `n` has those from `n * batch` on.

@@ -13,7 +13,9 @@ use super::{Inbox, WireError, http1, http2};
 pub(crate) enum Protocol {
     Http1,
     /// With this window for each answer.
-    Http2 { window_bytes: u32 },
+    Http2 {
+        window_bytes: u32,
+    },
 }
 
 /// A connection; see [`http1::Connection`] and [`http2::Connection`].

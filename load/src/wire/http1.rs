@@ -372,7 +372,8 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_refused() {
         let endless = [b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'y'; 300_000]].concat();
-        let endless_chunk = [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".as_slice(), &[b'0'; 10_000]].concat();
+        let endless_chunk =
+            [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".as_slice(), &[b'0'; 10_000]].concat();
         let endless_trailer =
             [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n".as_slice(), &[b'a'; 10_000]].concat();
         for (says, bytes) in [
@@ -397,8 +398,16 @@ mod tests {
 
     #[test]
     fn random_answers_do_no_harm() {
-        const WORDS: [&[u8]; 8] =
-            [b"HTTP/1.1 200 OK\r\n", b"content-length: 3\r\n", b"\r\n", b"transfer-encoding: chunked\r\n", b"3\r\n", b"0\r\n", b"abc", b"\xff"];
+        const WORDS: [&[u8]; 8] = [
+            b"HTTP/1.1 200 OK\r\n",
+            b"content-length: 3\r\n",
+            b"\r\n",
+            b"transfer-encoding: chunked\r\n",
+            b"3\r\n",
+            b"0\r\n",
+            b"abc",
+            b"\xff",
+        ];
         for seed in 0..3000u64 {
             let count = 1 + scatter(seed) % 12;
             let mut bytes = b"HTTP/1.1 200 OK\r\n".to_vec();

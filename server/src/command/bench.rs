@@ -339,7 +339,9 @@ pub(super) fn run(arguments: BenchArguments) -> Result<(), Failure> {
         .write_all(text.as_bytes())
         .and_then(|()| output.flush())
         .map_err(|error| Failure::Run(format!("cannot print the report: {error}")))?;
-    let Some(worst) = report.errors.first() else { return Ok(()) };
+    let Some(worst) = report.errors.first() else {
+        return report.gave_up.map_or(Ok(()), |words| Err(Failure::Run(format!("a connection was given up: {words}"))));
+    };
     let (failed, all) = (report.error_count(), report.error_count() + report.request_count());
     let detail = if worst.detail.is_empty() { String::new() } else { format!(": {}", worst.detail) };
     let mostly = if report.errors.len() > 1 { "mostly " } else { "" };

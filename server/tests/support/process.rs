@@ -294,7 +294,7 @@ impl Server {
         files
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         let id = self.running.as_ref().expect("the server runs").child.id();
         Pid::from_raw(i32::try_from(id).expect("a process id")).expect("a process id is not zero")
     }

@@ -276,11 +276,7 @@ impl<'a> Connection<'a> {
         let said = &self.streams[slot].said;
         inbox.end(
             slot,
-            End::Answered {
-                status: said.status.unwrap_or(0),
-                grpc: said.grpc_status,
-                message: &said.grpc_message,
-            },
+            End::Answered { status: said.status.unwrap_or(0), grpc: said.grpc_status, message: &said.grpc_message },
         );
     }
 

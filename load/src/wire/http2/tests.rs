@@ -150,17 +150,16 @@ fn a_peer_that_breaks_the_protocol_is_told_apart() {
         ("more padding than payload", frame_of(kind::DATA, flag::PADDED, 1, &[2, 0])),
         ("more padding than payload", frame_of(kind::DATA, flag::PADDED, 1, &[])),
         ("a HEADERS frame that is too short", frame_of(kind::HEADERS, flag::PRIORITY | flag::END_HEADERS, 1, &[0])),
-        ("a header block that is not continued", [
-            frame_of(kind::HEADERS, 0, 1, &status),
-            frame_of(kind::DATA, 0, 1, b"x"),
-        ]
-        .concat()),
+        (
+            "a header block that is not continued",
+            [frame_of(kind::HEADERS, 0, 1, &status), frame_of(kind::DATA, 0, 1, b"x")].concat(),
+        ),
         ("a stray CONTINUATION", frame_of(kind::CONTINUATION, flag::END_HEADERS, 1, &status)),
-        ("a stray CONTINUATION", [
-            frame_of(kind::HEADERS, 0, 1, &status),
-            frame_of(kind::CONTINUATION, flag::END_HEADERS, 3, &status),
-        ]
-        .concat()),
+        (
+            "a stray CONTINUATION",
+            [frame_of(kind::HEADERS, 0, 1, &status), frame_of(kind::CONTINUATION, flag::END_HEADERS, 3, &status)]
+                .concat(),
+        ),
         ("a header block larger than allowed", long_block),
         ("a table that is empty", frame_of(kind::HEADERS, flag::END_HEADERS, 1, &[0x80 | 62])),
         ("a table that is empty", frame_of(kind::HEADERS, flag::END_HEADERS, 1, &[0x7f, 0x10, 0x00])),
@@ -250,7 +249,8 @@ fn resets_and_goaway_end_their_streams_and_no_others() {
 fn uploads_wait_for_the_peers_windows_and_end_early_when_it_answers() {
     let blob = vec![0xab; 300_000];
     let mut bout = Bout::new();
-    bout.say(&frame::settings(&[(setting::INITIAL_WINDOW_SIZE, 1000), (setting::MAX_CONCURRENT_STREAMS, 1)])).expect("good");
+    bout.say(&frame::settings(&[(setting::INITIAL_WINDOW_SIZE, 1000), (setting::MAX_CONCURRENT_STREAMS, 1)]))
+        .expect("good");
     bout.connection.body(0).lent(&blob);
     bout.connection.start(0, Method::Write);
     assert!(!bout.connection.has_room(), "one stream at once is all the peer wants");

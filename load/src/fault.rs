@@ -105,10 +105,8 @@ fn percent_decoded(message: &[u8]) -> String {
             .then(|| after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok()))
             .flatten()
             .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        (rest, _) = match decoded {
-            Some(decoded) => (&after[2..], bytes.push(decoded)),
-            None => (after, bytes.push(byte)),
-        };
+        bytes.push(decoded.unwrap_or(byte));
+        rest = if decoded.is_some() { &after[2..] } else { after };
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -24,14 +24,12 @@ use crate::traffic::content::scatter;
 use crate::traffic::operation::Operation;
 use crate::traffic::source::Draw;
 use crate::wire::connection::{Connection, Protocol};
-use crate::wire::socket::Socket;
+use crate::wire::socket::{Socket, WAIT_MAX};
 use crate::wire::{End, Inbox, WireError};
 use crate::{LoadError, Options, Target};
 
 /// After this long without a byte from any connection, the requests under way have failed.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// How long one wait lasts at most, so that the end of the time is seen.
-const WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// One thread's part of the load.
 pub(crate) struct Worker<'a> {
@@ -197,11 +195,13 @@ impl<'a> Worker<'a> {
                 // The poll itself failed: nothing can be waited for.
                 awake = (0..self.lines.len()).collect();
             }
-            now = Instant::now();
             let answered = tally.answered;
             let mut received = 0;
             for &at in &awake {
-                received += self.receive(at, phase, now, &mut tally);
+                received += self.receive(at, phase, &mut now, &mut tally);
+            }
+            if awake.is_empty() {
+                now = Instant::now();
             }
             if tally.answered > answered {
                 last_answer = now;
@@ -266,9 +266,10 @@ impl<'a> Worker<'a> {
     /// Waits until something happens; to which lines.
     fn wait(&mut self, events: &mut Vec<epoll::Event>, awake: &mut Vec<usize>) -> Result<(), Errno> {
         let Some(poll) = &self.poll else {
-            // The only line stays awake.
+            // The only line stays awake. It waits by reading, unless it waits for room, too.
             if let Some(connection) = &self.lines[0].connection
-                && let Err(WireError::Socket(error)) = connection.wait(WAIT_MAX)
+                && connection.is_blocked()
+                && let Err(WireError::Socket(error)) = connection.wait()
             {
                 return Err(error);
             }
@@ -286,14 +287,18 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Reads a line; how many bytes came.
-    fn receive(&mut self, at: usize, phase: &Phase<'a>, now: Instant, tally: &mut Tally) -> usize {
+    /// Reads a line, and looks at the clock; how many bytes came.
+    fn receive(&mut self, at: usize, phase: &Phase<'a>, clock: &mut Instant, tally: &mut Tally) -> usize {
+        let waits = self.poll.is_none();
         let line = &mut self.lines[at];
         let Some(connection) = &mut line.connection else { return 0 };
+        let received = connection.read(waits && !connection.is_blocked());
+        let now = Instant::now();
+        *clock = now;
         let answered = tally.answered;
         let verify = self.verify;
         let mut judge = Judge { calls: &mut line.calls, tally, phase, verify, now, verdict: None };
-        let received = connection.receive(&mut judge);
+        let received = received.and_then(|received| connection.hand_out(&mut judge).map(|()| received));
         line.was_of_use |= tally.answered > answered;
         received.unwrap_or_else(|error| {
             self.lost(at, phase, now, &error, tally);

@@ -163,11 +163,10 @@ impl Answer {
             Expect::Blob { size_bytes } if self.received_bytes == size_bytes && self.parser.is_at_end() => {
                 Ok(Work { digests: 0, bytes: size_bytes })
             }
-            Expect::Blob { .. } => Err(Fault::Wrong("another number of bytes than the blob's")),
             Expect::Body { size_bytes } if self.received_bytes == size_bytes => {
                 Ok(Work { digests: 0, bytes: size_bytes })
             }
-            Expect::Body { .. } => Err(Fault::Wrong("another number of bytes than the blob's")),
+            Expect::Blob { .. } | Expect::Body { .. } => Err(Fault::Wrong("another number of bytes than the blob's")),
             Expect::Accepted { size_bytes } => Ok(Work { digests: 0, bytes: size_bytes }),
             Expect::Blobs { count, size_bytes } => {
                 let bytes = count * size_bytes;

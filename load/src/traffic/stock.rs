@@ -88,10 +88,6 @@ impl Stock {
         digests
     }
 
-    fn compared(&self, size_bytes: u64, batch: u64) -> Option<Stored> {
-        Some(Stored { shape: self.content.shape(size_bytes), batch })
-    }
-
     fn find_missing(&mut self, batch: usize, hit_rate: f64, blobs: usize) -> Result<Source, LoadError> {
         let blobs = blobs.next_multiple_of(batch);
         let request_bytes = blobs as u64 * (self.content.function().hash_length_bytes() as u64 * 2 + 10);
@@ -131,13 +127,15 @@ impl Stock {
     fn read(&mut self, size_bytes: u64, blobs: u64) -> Source {
         let digests = self.stored(size_bytes, blobs);
         let mut requests = Requests::default();
-        digests.iter().for_each(|digest| requests.push(|out| self.address.put_read(out, digest)));
+        for digest in &digests {
+            requests.push(|out| self.address.put_read(out, digest));
+        }
         Source::Replay {
             operation: Operation::Read,
             method: Method::Read,
             requests,
             expect: Expect::Blob { size_bytes },
-            stored: self.compared(size_bytes, 1),
+            stored: Some(Stored { shape: self.content.shape(size_bytes), batch: 1 }),
         }
     }
 
@@ -157,7 +155,7 @@ impl Stock {
             method: Method::BatchReadBlobs,
             requests,
             expect: Expect::Blobs { count: batch as u64, size_bytes },
-            stored: self.compared(size_bytes, batch as u64),
+            stored: Some(Stored { shape: self.content.shape(size_bytes), batch: batch as u64 }),
         }
     }
 
@@ -191,7 +189,9 @@ impl Stock {
         let shape = self.content.shape(ACTION_BYTES);
         let digests = self.digests(&shape, Family::Absent, actions as u64);
         let mut requests = Requests::default();
-        digests.iter().for_each(|action| requests.push(|out| self.address.put_get_action(out, action)));
+        for action in &digests {
+            requests.push(|out| self.address.put_get_action(out, action));
+        }
         Source::Replay {
             operation: Operation::ActionMiss,
             method: Method::GetActionResult,
@@ -216,13 +216,15 @@ impl Stock {
         let digests = self.digests(&shape, Family::Stored, blobs);
         self.preparation.push((Source::HttpPut { shape, family: Family::Stored, next: AtomicU64::new(0) }, blobs));
         let mut requests = Requests::default();
-        digests.iter().for_each(|digest| requests.push(|out| self.address.put_http(out, "GET", digest, None)));
+        for digest in &digests {
+            requests.push(|out| self.address.put_http(out, "GET", digest, None));
+        }
         Source::Replay {
             operation: Operation::HttpGet,
             method: Method::Read,
             requests,
             expect: Expect::Body { size_bytes },
-            stored: self.compared(size_bytes, 1),
+            stored: Some(Stored { shape: self.content.shape(size_bytes), batch: 1 }),
         }
     }
 

@@ -1,7 +1,6 @@
 //! [`Connection`]: one of either protocol.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 use super::body::Body;
 use super::headers::Method;
@@ -21,7 +20,8 @@ pub(crate) enum Protocol {
 /// A connection; see [`http1::Connection`] and [`http2::Connection`].
 pub(crate) enum Connection<'a> {
     Http1(http1::Connection<'a>),
-    Http2(http2::Connection<'a>),
+    /// Boxed: its state is more than twice the other's.
+    Http2(Box<http2::Connection<'a>>),
 }
 
 macro_rules! either {
@@ -39,7 +39,7 @@ impl<'a> Connection<'a> {
         match protocol {
             Protocol::Http1 => Self::Http1(http1::Connection::new(socket)),
             Protocol::Http2 { window_bytes } => {
-                Self::Http2(http2::Connection::new(socket, authority, slots, window_bytes))
+                Self::Http2(Box::new(http2::Connection::new(socket, authority, slots, window_bytes)))
             }
         }
     }
@@ -79,16 +79,20 @@ impl<'a> Connection<'a> {
         either!(self, it => it.flush())
     }
 
-    pub(crate) fn receive(&mut self, inbox: &mut impl Inbox) -> Result<usize, WireError> {
-        either!(self, it => it.receive(inbox))
+    pub(crate) fn read(&mut self, waits: bool) -> Result<usize, WireError> {
+        either!(self, it => it.read(waits))
+    }
+
+    pub(crate) fn hand_out(&mut self, inbox: &mut impl Inbox) -> Result<(), WireError> {
+        either!(self, it => it.hand_out(inbox))
     }
 
     pub(crate) fn abandon(&mut self, inbox: &mut impl Inbox) {
         either!(self, it => it.abandon(inbox));
     }
 
-    pub(crate) fn wait(&self, time: Duration) -> Result<(), WireError> {
-        either!(self, it => it.wait(time))
+    pub(crate) fn wait(&self) -> Result<(), WireError> {
+        either!(self, it => it.wait())
     }
 }
 

@@ -17,7 +17,6 @@ pub(crate) const WINDOW_BYTES_DEFAULT: u32 = 65_535;
 pub(crate) mod kind {
     pub(crate) const DATA: u8 = 0;
     pub(crate) const HEADERS: u8 = 1;
-    pub(crate) const PRIORITY: u8 = 2;
     pub(crate) const RST_STREAM: u8 = 3;
     pub(crate) const SETTINGS: u8 = 4;
     pub(crate) const PUSH_PROMISE: u8 = 5;
@@ -46,7 +45,7 @@ pub(crate) mod setting {
     pub(crate) const MAX_HEADER_LIST_SIZE: u16 = 6;
 }
 
-/// The code of RST_STREAM that we send.
+/// The code of `RST_STREAM` that we send.
 pub(crate) mod code {
     pub(crate) const CANCEL: u32 = 8;
 }

@@ -87,12 +87,11 @@ impl Headers {
             self.owes_size_update = false;
         }
         out.extend_from_slice(&[METHOD_POST, SCHEME_HTTP]);
-        match self.paths[method as usize] {
-            Some(number) => self.append_indexed(number, out),
-            None => {
-                let number = self.append_literal(NAME_PATH, b"", method.path().as_bytes(), out);
-                self.paths[method as usize] = number;
-            }
+        if let Some(number) = self.paths[method as usize] {
+            self.append_indexed(number, out);
+        } else {
+            let number = self.append_literal(NAME_PATH, b"", method.path().as_bytes(), out);
+            self.paths[method as usize] = number;
         }
         if let Some(first) = self.common {
             for number in first..first + 4 {

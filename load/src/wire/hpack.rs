@@ -184,7 +184,7 @@ mod tests {
                     vec![0x20],
                     literal(first, b":status", b"503", is_huffman),
                     literal(first, b"content-type", b"application/grpc", is_huffman),
-                    vec![0x80 | 33],
+                    vec![0xa1],
                     literal(first, b"grpc-status", b"14", is_huffman),
                     literal(first, b"grpc-message", b"try%20again", is_huffman),
                     literal(first, b"grpc-status-details-bin", b"CA4", is_huffman),

@@ -8,7 +8,6 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 use super::body::{Body, Part};
 use super::outbox::Outbox;
@@ -128,19 +127,26 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Reads once and hands out what came; how many bytes.
-    pub(crate) fn receive(&mut self, inbox: &mut impl Inbox) -> Result<usize, WireError> {
-        let received = match self.socket.read(&mut self.input[self.input_end..]) {
+    /// Reads once, and waits for it with `waits`; how many bytes came.
+    pub(crate) fn read(&mut self, waits: bool) -> Result<usize, WireError> {
+        let received = match self.socket.read(&mut self.input[self.input_end..], waits) {
             Err(WireError::Closed) if self.state == State::UntilClose => {
                 self.is_last = true;
-                self.finish(inbox);
                 return Ok(0);
             }
             other => other?,
         };
         self.input_end += received;
-        if received == 0 {
-            return Ok(0);
+        Ok(received)
+    }
+
+    /// Hands out what was read.
+    pub(crate) fn hand_out(&mut self, inbox: &mut impl Inbox) -> Result<(), WireError> {
+        if self.input_begin == self.input_end {
+            if self.is_last && self.state == State::UntilClose {
+                self.finish(inbox);
+            }
+            return Ok(());
         }
         let input = std::mem::take(&mut self.input);
         let outcome = self.parse(&input, inbox);
@@ -151,7 +157,7 @@ impl<'a> Connection<'a> {
         if self.input_end == self.input.len() {
             return Err(WireError::Protocol("a head longer than 256 KiB"));
         }
-        Ok(received)
+        Ok(())
     }
 
     fn parse(&mut self, input: &[u8], inbox: &mut impl Inbox) -> Result<(), &'static str> {
@@ -274,9 +280,9 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Waits until there is something to do, or the time is over.
-    pub(crate) fn wait(&self, time: Duration) -> Result<(), WireError> {
-        self.socket.wait(self.is_blocked, time)
+    /// Waits until there is room to write, or something to read.
+    pub(crate) fn wait(&self) -> Result<(), WireError> {
+        self.socket.wait()
     }
 }
 
@@ -324,7 +330,7 @@ mod tests {
     }
 
     /// A request that is answered with these bytes, in pieces of `step`, and then with the end of the connection.
-    fn answered(bytes: &[u8], step: usize) -> (Seen, Result<usize, WireError>, bool) {
+    fn answered(bytes: &[u8], step: usize) -> (Seen, Result<(), WireError>, bool) {
         let (ours, mut peer) = UnixStream::pair().expect("a pair of sockets");
         let mut connection = Connection::new(OwnedFd::from(ours).into());
         connection.body().own(|out| out.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n"));
@@ -334,14 +340,14 @@ mod tests {
         let mut seen = Seen::default();
         for piece in bytes.chunks(step) {
             peer.write_all(piece).expect("room in the socket");
-            if let Err(error) = connection.receive(&mut seen) {
+            if let Err(error) = connection.read(false).and_then(|_| connection.hand_out(&mut seen)) {
                 connection.abandon(&mut seen);
                 return (seen, Err(error), false);
             }
         }
         let has_room = connection.has_room();
         drop(peer);
-        let outcome = connection.receive(&mut seen);
+        let outcome = connection.read(false).and_then(|_| connection.hand_out(&mut seen));
         connection.abandon(&mut seen);
         (seen, outcome, has_room)
     }
@@ -371,7 +377,7 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_refused() {
-        let endless = [b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'y'; 300_000]].concat();
+        let endless = [b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &vec![b'y'; 300_000]].concat();
         let endless_chunk =
             [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".as_slice(), &[b'0'; 10_000]].concat();
         let endless_trailer =

@@ -1,4 +1,4 @@
-//! [`Socket`]: a connected stream socket that never blocks on writing, and on reading only when told so.
+//! [`Socket`]: a connected stream socket that never blocks on writing, and on reading for a moment and when told so.
 
 use std::io::IoSlice;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -13,6 +13,8 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg
 use super::WireError;
 use crate::target::Place;
 
+/// How long one wait lasts at most, so that the end of a run is seen.
+pub(crate) const WAIT_MAX: Duration = Duration::from_millis(100);
 /// How long connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -30,6 +32,7 @@ impl Socket {
                         Ok(stream) => {
                             // Requests are gathered here, not by the kernel.
                             stream.set_nodelay(true)?;
+                            stream.set_read_timeout(Some(WAIT_MAX))?;
                             return Ok(OwnedFd::from(stream).into());
                         }
                         Err(error) => failure = Some(error),
@@ -37,13 +40,19 @@ impl Socket {
                 }
                 Err(failure.unwrap_or_else(|| std::io::Error::other("the name has no address")))
             }
-            Place::Unix(path) => Ok(OwnedFd::from(UnixStream::connect(path)?).into()),
+            Place::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(WAIT_MAX))?;
+                Ok(OwnedFd::from(stream).into())
+            }
         }
     }
 
-    /// Reads what there is into `buffer`: how much, 0 where there is nothing.
-    pub(crate) fn read(&self, buffer: &mut [u8]) -> Result<usize, WireError> {
-        match recv(&self.0, buffer, RecvFlags::DONTWAIT) {
+    /// Reads what there is into `buffer`: how much, 0 where there is nothing. With `waits` that is after [`WAIT_MAX`]: one
+    /// system call instead of two where there is nothing else to wait for.
+    pub(crate) fn read(&self, buffer: &mut [u8], waits: bool) -> Result<usize, WireError> {
+        let flags = if waits { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+        match recv(&self.0, buffer, flags) {
             Ok((_, 0)) => Err(WireError::Closed),
             Ok((_, length)) => Ok(length),
             Err(Errno::AGAIN | Errno::INTR) => Ok(0),
@@ -66,11 +75,10 @@ impl Socket {
         }
     }
 
-    /// Waits until there is something to read, or room to write where that is wanted, or the time is over.
-    pub(crate) fn wait(&self, wants_room: bool, time: Duration) -> Result<(), WireError> {
-        let flags = if wants_room { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-        let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
-        match poll(&mut [PollFd::new(&self.0, flags)], Some(&time)) {
+    /// Waits until there is something to read, or room to write, or [`WAIT_MAX`] is over.
+    pub(crate) fn wait(&self) -> Result<(), WireError> {
+        let time = Timespec { tv_sec: 0, tv_nsec: WAIT_MAX.as_nanos() as i64 };
+        match poll(&mut [PollFd::new(&self.0, PollFlags::IN | PollFlags::OUT)], Some(&time)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(WireError::Socket(error)),
         }

@@ -25,6 +25,7 @@ pub(crate) struct BenchArguments {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::doc_markdown, reason = "the comments are the help texts")]
 enum WorkloadArguments {
     /// FindMissingBlobs: which of many blobs are missing
     FindMissing {

@@ -12,27 +12,31 @@ use super::{BLOCK_BYTES_MAX, Connection};
 const OUTBOX_BYTES_CLOGGED: usize = 4 << 20;
 
 impl Connection<'_> {
-    /// Reads once and hands out what came; how many bytes.
-    pub(crate) fn receive(&mut self, inbox: &mut impl Inbox) -> Result<usize, WireError> {
+    /// Reads once, and waits for it with `waits`; how many bytes came.
+    pub(crate) fn read(&mut self, waits: bool) -> Result<usize, WireError> {
         if self.outbox.length_bytes() > OUTBOX_BYTES_CLOGGED {
             return Ok(0);
         }
-        let received = self.socket.read(&mut self.input[self.input_end..])?;
+        let received = self.socket.read(&mut self.input[self.input_end..], waits)?;
         self.input_end += received;
-        if received > 0 {
-            let input = std::mem::take(&mut self.input);
-            let parsed = self.parse(&input[self.input_begin..self.input_end], inbox);
-            self.input = input;
-            self.input_begin += parsed.map_err(WireError::Protocol)?;
-            if self.input_begin == self.input_end {
-                (self.input_begin, self.input_end) = (0, 0);
-            } else {
-                // A part of a frame other than DATA: short.
-                self.input.copy_within(self.input_begin..self.input_end, 0);
-                (self.input_begin, self.input_end) = (0, self.input_end - self.input_begin);
-            }
-        }
         Ok(received)
+    }
+
+    /// Hands out what was read.
+    pub(crate) fn hand_out(&mut self, inbox: &mut impl Inbox) -> Result<(), WireError> {
+        if self.input_begin == self.input_end {
+            return Ok(());
+        }
+        let input = std::mem::take(&mut self.input);
+        let parsed = self.parse(&input[self.input_begin..self.input_end], inbox);
+        self.input = input;
+        self.input_begin += parsed.map_err(WireError::Protocol)?;
+        if self.input_begin < self.input_end {
+            // A part of a frame other than DATA: short.
+            self.input.copy_within(self.input_begin..self.input_end, 0);
+        }
+        (self.input_begin, self.input_end) = (0, self.input_end - self.input_begin);
+        Ok(())
     }
 
     /// Takes whole frames, and DATA as it comes; how many bytes were taken.
@@ -200,8 +204,7 @@ impl Connection<'_> {
             }
             kind::WINDOW_UPDATE => self.window_update_came(stream, payload),
             kind::PUSH_PROMISE => Err("a PUSH_PROMISE, which was not allowed"),
-            kind::PRIORITY => Ok(()),
-            // Kinds that are not known are to be ignored.
+            // PRIORITY says nothing any more, and kinds that are not known are to be ignored.
             _ => Ok(()),
         }
     }

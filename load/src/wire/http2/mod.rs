@@ -8,7 +8,7 @@
 //!
 //! The number of slots is fixed, so is the memory. A slot is given back through [`Inbox::end`], exactly once a request. Who
 //! calls: `run::worker`, one thread a connection: start requests in the free slots, [`Connection::flush`], wait,
-//! [`Connection::receive`], which is in `incoming`.
+//! [`Connection::read`] and [`Connection::hand_out`], which are in `incoming`.
 
 mod incoming;
 #[cfg(test)]
@@ -16,7 +16,6 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 use super::body::{Body, Part};
 use super::frame::{self, HEADER_BYTES, Header, PAYLOAD_BYTES_DEFAULT, WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MAX};
@@ -251,9 +250,9 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Waits until there is something to do, or the time is over.
-    pub(crate) fn wait(&self, time: Duration) -> Result<(), WireError> {
-        self.socket.wait(self.is_blocked, time)
+    /// Waits until there is room to write, or something to read.
+    pub(crate) fn wait(&self) -> Result<(), WireError> {
+        self.socket.wait()
     }
 
     /// Ends all that is under way.

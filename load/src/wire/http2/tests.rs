@@ -35,7 +35,7 @@ struct Bout<'a> {
     seen: Seen,
 }
 
-impl<'a> Bout<'a> {
+impl Bout<'_> {
     fn new() -> Self {
         let (ours, peer) = UnixStream::pair().expect("a pair of sockets");
         peer.set_nonblocking(true).expect("a socket");
@@ -59,7 +59,15 @@ impl<'a> Bout<'a> {
     fn say(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         for piece in bytes.chunks(64 * 1024) {
             self.peer.write_all(piece).expect("room in the socket");
-            while self.connection.receive(&mut self.seen)? > 0 {}
+            self.hear()?;
+        }
+        Ok(())
+    }
+
+    /// Reads all there is.
+    fn hear(&mut self) -> Result<(), WireError> {
+        while self.connection.read(false)? > 0 {
+            self.connection.hand_out(&mut self.seen)?;
         }
         Ok(())
     }
@@ -67,7 +75,7 @@ impl<'a> Bout<'a> {
     /// What the connection has written since.
     fn heard(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
-        let mut piece = [0; 64 * 1024];
+        let mut piece = vec![0; 64 * 1024];
         loop {
             self.connection.flush().expect("the peer reads");
             match self.peer.read(&mut piece) {
@@ -128,7 +136,7 @@ fn padding_continuations_and_unknown_frames_are_taken() {
     said.extend(frame_of(kind::CONTINUATION, flag::END_HEADERS, 1, &[STATUS_200]));
     said.extend(frame_of(kind::DATA, flag::PADDED, 1, &[3, b'x', 0, 0, 0]));
     said.extend(frame_of(200, 0xff, 77, b"whatever"));
-    said.extend(frame_of(kind::PRIORITY, 0, 1, &[0; 5]));
+    said.extend(frame_of(2, 0, 1, &[0; 5]));
     said.extend(frame_of(kind::DATA, flag::END_STREAM, 1, b"y"));
     bout.say(&said).expect("a good peer");
     assert_eq!(bout.seen.data, b"xy");
@@ -161,7 +169,7 @@ fn a_peer_that_breaks_the_protocol_is_told_apart() {
                 .concat(),
         ),
         ("a header block larger than allowed", long_block),
-        ("a table that is empty", frame_of(kind::HEADERS, flag::END_HEADERS, 1, &[0x80 | 62])),
+        ("a table that is empty", frame_of(kind::HEADERS, flag::END_HEADERS, 1, &[0xbe])),
         ("a table that is empty", frame_of(kind::HEADERS, flag::END_HEADERS, 1, &[0x7f, 0x10, 0x00])),
         ("index 0", frame_of(kind::HEADERS, flag::END_HEADERS, 1, &[0x80])),
         ("a header table larger than allowed", frame_of(kind::HEADERS, flag::END_HEADERS, 1, &[0x21])),
@@ -200,7 +208,7 @@ fn data_beyond_the_window_is_an_error() {
         bout.peer.write_all(&frame_of(kind::DATA, 0, 1, &payload)).expect("room");
         sent += payload.len();
     }
-    while bout.connection.receive(&mut bout.seen).expect("within the window") > 0 {}
+    bout.hear().expect("within the window");
     let updates = bout.kinds_heard().iter().filter(|kind| **kind == (kind::WINDOW_UPDATE, 1)).count();
     assert_eq!(updates, 2, "half a window each");
     let unasked = (0..).map(|_| frame_of(kind::DATA, 0, 3, &[0; 1])).take(3).flatten().collect::<Vec<u8>>();
@@ -254,7 +262,7 @@ fn uploads_wait_for_the_peers_windows_and_end_early_when_it_answers() {
     bout.connection.body(0).lent(&blob);
     bout.connection.start(0, Method::Write);
     assert!(!bout.connection.has_room(), "one stream at once is all the peer wants");
-    let sent = |heard: &[u8]| heard.iter().filter(|byte| **byte == 0xab).count();
+    let sent = |heard: &[u8]| heard.split(|byte| *byte == 0xab).count() - 1;
     assert_eq!(sent(&bout.heard()), 1000);
     bout.say(&frame::of_number(kind::WINDOW_UPDATE, 1, 20_000)).expect("a good peer");
     assert_eq!(sent(&bout.heard()), 20_000);
@@ -280,7 +288,8 @@ fn a_peer_that_asks_but_does_not_listen_cannot_fill_our_memory() {
     for _ in 0..4000 {
         // What does not fit is the peer's trouble.
         let _ = bout.peer.write(&pings);
-        let _ = bout.connection.receive(&mut bout.seen);
+        let _ = bout.connection.read(false);
+        bout.connection.hand_out(&mut bout.seen).expect("a good peer");
         // Its socket is full: nothing more leaves.
         let _ = bout.connection.flush();
     }
@@ -300,7 +309,7 @@ fn random_bytes_end_the_connection_or_do_no_harm() {
             state
         };
         let mut said = Vec::new();
-        for _ in 0..1 + next() % 8 {
+        for _ in 0..=next() % 8 {
             let payload: Vec<u8> = (0..next() % 40).map(|_| next() as u8).collect();
             if seed % 4 == 0 {
                 said.extend(payload);

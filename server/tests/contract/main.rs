@@ -23,6 +23,7 @@ mod bounds;
 mod capabilities;
 mod chunk_faults;
 mod chunking;
+mod cold_reads;
 mod compression;
 mod compression_faults;
 mod find_missing;

@@ -111,6 +111,9 @@ pub struct ServerReport {
     pub system_seconds: f64,
     /// Processor time for each request.
     pub cpu_us_per_request: f64,
+    /// Requests for each second of processor time: what one core would do, were it busy with nothing else. Unlike the
+    /// rate, this hardly changes when other programs are running.
+    pub requests_per_cpu_second: f64,
     /// Processor time for a thousand million bytes of blobs, where there were blobs.
     pub cpu_ms_per_gb: Option<f64>,
     /// Processor time for each digest, in nanoseconds, where there were digests.
@@ -182,6 +185,7 @@ impl Report {
                     cpu_seconds: cpu,
                     system_seconds: after.system.saturating_sub(before.system).as_secs_f64(),
                     cpu_us_per_request: each(cpu * 1e6),
+                    requests_per_cpu_second: tally.answered as f64 / cpu.max(1e-9),
                     cpu_ms_per_gb: (bytes > 0).then(|| cpu * 1e3 / (bytes as f64 / 1e9)),
                     cpu_ns_per_digest: (digests > 0).then(|| cpu * 1e9 / digests as f64),
                     cores: cpu / seconds,

@@ -76,12 +76,13 @@ impl fmt::Display for Report {
         }
         writeln!(formatter, "{line}")?;
         if let Some(server) = &self.server {
-            let mut line = format!("server  {} CPU a request", time(server.cpu_us_per_request));
+            let per_core = quantity(server.requests_per_cpu_second);
+            let mut line = format!("server  {} CPU a request ({per_core}/s a core)", time(server.cpu_us_per_request));
             if let Some(ms) = server.cpu_ms_per_gb {
                 write!(line, ", {ms:.0} ms a GB")?;
             }
             if let Some(ns) = server.cpu_ns_per_digest {
-                write!(line, ", {ns:.0} ns a digest")?;
+                write!(line, ", {ns:.0} ns a digest ({}/s a core)", quantity(1e9 / ns.max(1e-9)))?;
             }
             write!(line, ", {:.2} cores", server.cores)?;
             let [resident, own] = [server.resident_bytes, server.anonymous_bytes].map(|bytes| bytes_text(bytes as f64));

@@ -150,3 +150,124 @@ fn append_integer(first: u8, prefix_bits: u32, value: usize, out: &mut Vec<u8>) 
     }
     out.push(rest as u8);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peer's table, newest field first, and what a block says by it.
+    #[derive(Default)]
+    struct Reader {
+        table: Vec<(String, String)>,
+        resized: Vec<usize>,
+    }
+
+    impl Reader {
+        fn integer(block: &mut &[u8], prefix_bits: u32) -> usize {
+            let most = (1 << prefix_bits) - 1;
+            let mut value = usize::from(block[0]) & most;
+            *block = &block[1..];
+            let mut shift = 0;
+            while value >= most {
+                let byte = usize::from(block[0]);
+                *block = &block[1..];
+                value += (byte & 0x7f) << shift;
+                shift += 7;
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+            value
+        }
+
+        fn string(block: &mut &[u8]) -> String {
+            let length = Self::integer(block, 7);
+            let (text, rest) = block.split_at(length);
+            *block = rest;
+            String::from_utf8(text.to_vec()).expect("text")
+        }
+
+        fn field(&self, index: usize) -> (String, String) {
+            let (name, value) = match index {
+                1 => (":authority", ""),
+                3 => (":method", "POST"),
+                4 => (":path", ""),
+                6 => (":scheme", "http"),
+                31 => ("content-type", ""),
+                58 => ("user-agent", ""),
+                _ => return self.table[index - STATIC_ENTRIES - 1].clone(),
+            };
+            (name.to_owned(), value.to_owned())
+        }
+
+        fn read(&mut self, mut block: &[u8]) -> Vec<(String, String)> {
+            let mut fields = Vec::new();
+            while let Some(first) = block.first() {
+                if first & 0x80 != 0 {
+                    fields.push(self.field(Self::integer(&mut block, 7)));
+                } else if first & 0xe0 == 0x20 {
+                    self.resized.push(Self::integer(&mut block, 5));
+                    self.table.clear();
+                } else {
+                    let is_entered = first & 0x40 != 0;
+                    let index = Self::integer(&mut block, if is_entered { 6 } else { 4 });
+                    let name = if index == 0 { Self::string(&mut block) } else { self.field(index).0 };
+                    let field = (name, Self::string(&mut block));
+                    if is_entered {
+                        self.table.insert(0, field.clone());
+                    }
+                    fields.push(field);
+                }
+            }
+            fields
+        }
+    }
+
+    const METHODS_IN_TURN: [Method; 6] =
+        [Method::Read, Method::Write, Method::Read, Method::FindMissingBlobs, Method::Write, Method::FindMissingBlobs];
+
+    /// Blocks of several methods say what they should; how long each is.
+    fn check(headers: &mut Headers, reader: &mut Reader) -> Vec<usize> {
+        METHODS_IN_TURN
+            .map(|method| {
+                let mut block = Vec::new();
+                headers.append(method, &mut block);
+                let said = reader.read(&block);
+                let expected = [
+                    (":method", "POST"),
+                    (":scheme", "http"),
+                    (":path", method.path()),
+                    (":authority", "cache.example.org:8980"),
+                    ("content-type", "application/grpc"),
+                    ("te", "trailers"),
+                    ("user-agent", concat!("cask-bench/", env!("CARGO_PKG_VERSION"))),
+                ];
+                assert_eq!(said, expected.map(|(name, value)| (name.to_owned(), value.to_owned())), "{method:?}");
+                block.len()
+            })
+            .to_vec()
+    }
+
+    #[test]
+    fn fields_are_sent_once_and_then_by_their_place() {
+        let mut reader = Reader::default();
+        let mut headers = Headers::new("cache.example.org:8980", TABLE_BYTES_DEFAULT, false);
+        let lengths = check(&mut headers, &mut reader);
+        assert_eq!([lengths[2], lengths[4], lengths[5]], [7; 3], "a byte a field");
+        assert!(reader.resized.is_empty());
+        // The peer changed its table: it is emptied, said to be as large as before, and filled again.
+        let mut headers = Headers::new("cache.example.org:8980", 1 << 16, true);
+        check(&mut headers, &mut reader);
+        assert_eq!(reader.resized, [0, 4096]);
+    }
+
+    #[test]
+    fn a_peer_with_a_small_table_gets_every_field_in_full() {
+        let mut reader = Reader::default();
+        let mut headers = Headers::new("cache.example.org:8980", 4095, false);
+        let lengths = check(&mut headers, &mut reader);
+        assert!(lengths.iter().all(|length| *length > 80), "{lengths:?}");
+        assert_eq!(reader.resized, [0]);
+        assert!(reader.table.is_empty());
+    }
+}

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Phase;
 use crate::fault::Fault;
@@ -110,6 +111,7 @@ impl Inbox for Judge<'_, '_> {
 impl<'a> Worker<'a> {
     /// Connects all lines of all threads.
     pub(crate) fn connect_all(options: &Options, protocol: Protocol) -> Result<Vec<Self>, LoadError> {
+        raise_file_limit();
         let threads = options.threads.min(options.connections);
         let mut workers: Vec<Self> = (0..threads)
             .map(|_| Self {
@@ -336,6 +338,13 @@ impl<'a> Worker<'a> {
         let mut judge = Judge { calls: &mut line.calls, tally, phase, verify, now, verdict: Some(why) };
         connection.abandon(&mut judge);
     }
+}
+
+/// Each connection is a descriptor, and common limits for those are low. Where the limit cannot be raised, connecting says
+/// what is missing.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 impl Slot {

@@ -114,9 +114,9 @@ pub struct ServerReport {
     /// Requests for each second of processor time: what one core would do, were it busy with nothing else. Unlike the
     /// rate, this hardly changes when other programs are running.
     pub requests_per_cpu_second: f64,
-    /// Processor time for a thousand million bytes of blobs, where there were blobs.
+    /// Processor time for a thousand million bytes of blobs, where all requests were of one kind, and that had blobs.
     pub cpu_ms_per_gb: Option<f64>,
-    /// Processor time for each digest, in nanoseconds, where there were digests.
+    /// Processor time for each digest, in nanoseconds, where all requests were of one kind, and that had digests.
     pub cpu_ns_per_digest: Option<f64>,
     /// Processors' worth of time it used.
     pub cores: f64,
@@ -137,6 +137,8 @@ impl Report {
         let seconds = elapsed.as_secs_f64().max(1e-9);
         let each = |total: f64| total / (tally.answered.max(1) as f64);
         let sum = |part: fn(&Row) -> u64| tally.rows.values().map(part).sum::<u64>();
+        // What a byte costs is told where all requests move bytes, and not of a mixture.
+        let is_one_kind = tally.rows.len() == 1;
         let (bytes, digests) = (sum(|row| row.work.bytes), sum(|row| row.work.digests));
         let operations = tally.rows.iter().map(|(operation, row)| {
             let requests = row.latency.len();
@@ -186,8 +188,8 @@ impl Report {
                     system_seconds: after.system.saturating_sub(before.system).as_secs_f64(),
                     cpu_us_per_request: each(cpu * 1e6),
                     requests_per_cpu_second: tally.answered as f64 / cpu.max(1e-9),
-                    cpu_ms_per_gb: (bytes > 0).then(|| cpu * 1e3 / (bytes as f64 / 1e9)),
-                    cpu_ns_per_digest: (digests > 0).then(|| cpu * 1e9 / digests as f64),
+                    cpu_ms_per_gb: (is_one_kind && bytes > 0).then(|| cpu * 1e3 / (bytes as f64 / 1e9)),
+                    cpu_ns_per_digest: (is_one_kind && digests > 0).then(|| cpu * 1e9 / digests as f64),
                     cores: cpu / seconds,
                     resident_bytes: after.resident_bytes,
                     anonymous_bytes: after.anonymous_bytes,

@@ -197,7 +197,7 @@ impl<'a> Worker<'a> {
                 // The poll itself failed: nothing can be waited for.
                 awake = (0..self.lines.len()).collect();
             }
-            let answered = tally.answered;
+            let (answered, bytes) = (tally.answered, tally.bytes);
             let mut received = 0;
             for &at in &awake {
                 received += self.receive(at, phase, &mut now, &mut tally);
@@ -208,7 +208,7 @@ impl<'a> Worker<'a> {
             if tally.answered > answered {
                 last_answer = now;
                 phase.requests.fetch_add(tally.answered - answered, Ordering::Relaxed);
-                phase.bytes.store(tally.bytes, Ordering::Relaxed);
+                phase.bytes.fetch_add(tally.bytes - bytes, Ordering::Relaxed);
             }
             if received > 0 {
                 last_byte = now;

@@ -17,6 +17,7 @@ use crate::config::{ByteSize, TimeSpan};
 
 /// Load a cache and measure it: throughput, latency, errors, processor time.
 #[derive(Debug, Args)]
+#[command(subcommand_value_name = "WORKLOAD", subcommand_help_heading = "Workloads", disable_help_subcommand = true)]
 #[command(after_help = "Each workload has its own options: cask bench read --help.\n\
                         What the numbers mean, and how to measure fairly: docs/benchmarking.md.")]
 pub(crate) struct BenchArguments {

@@ -179,10 +179,11 @@ impl Core {
         (header.record_length_bytes() == location.length_bytes() as usize).then_some(header)
     }
 
-    /// The header at a location, waiting for the disk where needed; the pin keeps it true.
+    /// The header at a location, waiting for the disk where needed; the pin keeps it true. The record behind it may not be in
+    /// memory.
     pub(crate) fn header_of_record(&self, location: Location) -> Option<(RecordHeader, PinnedRange)> {
         let range = self.pin(location)?;
-        range.make_resident().ok()?;
+        range.make_header_resident().ok()?;
         let header = self.header_at(&range, location)?;
         Some((header, range))
     }

@@ -26,7 +26,7 @@ use cask_index::Location;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::disk::{Disk, SegmentFile, SegmentWrite, Until};
-use crate::format::record::RecordPlace;
+use crate::format::record::{RECORD_HEADER_BYTES_MAX, RecordPlace};
 
 /// Set in `pins` while the segment is not readable: it is free, or being opened for its next life.
 const CLOSED: u32 = 1 << 31;
@@ -213,6 +213,12 @@ impl PinnedRange {
 
     pub(crate) fn make_resident(&self) -> io::Result<()> {
         self.pin.segment().file().make_resident(self.offset_bytes, self.length_bytes)
+    }
+
+    /// As `make_resident`, for who looks at the header of a record alone.
+    pub(crate) fn make_header_resident(&self) -> io::Result<()> {
+        let length_bytes = self.length_bytes.min(RECORD_HEADER_BYTES_MAX as u32);
+        self.pin.segment().file().make_resident(self.offset_bytes, length_bytes)
     }
 
     /// The same pin on `length_bytes` bytes from `skip_bytes` on.

@@ -342,7 +342,7 @@ impl Core {
 
     fn part_owner(&self, location: Location) -> PartOwner {
         let Some(range) = self.pin(location) else { return PartOwner::Nobody };
-        if range.make_resident().is_err_and(|error| !is_media_error(&error)) {
+        if range.make_header_resident().is_err_and(|error| !is_media_error(&error)) {
             // It may be sound, so it is kept as those of uploads are, until it can be read.
             return PartOwner::Upload;
         }

@@ -31,7 +31,9 @@ pub(super) fn answer(cache: &Cache, message: &Bytes) -> Result<Segments, Answer>
         while reader.next_batch(BATCH_DIGESTS, digests, &mut fields).map_err(refused)? {
             absent.clear();
             cache.engine().find_missing(digests, absent).map_err(answer_of)?;
-            absent.iter().for_each(|position| answer.push(fields[*position]));
+            for position in absent.iter() {
+                answer.push(fields[*position]);
+            }
         }
         Ok::<_, Answer>(())
     })?;

@@ -56,25 +56,36 @@ pub(crate) struct CommitQueue {
 
 impl CommitQueue {
     /// Queues a record. `unique`: another record of the same key under way serves as well.
-    pub(crate) fn submit(&self, mut submission: Submission, unique: bool) {
+    pub(crate) fn submit(&self, submission: Submission, unique: bool) {
+        self.submit_all(std::iter::once(submission), unique);
+    }
+
+    /// Queues records in their order, with one call for the writer: it wakes once and finds all of them.
+    pub(crate) fn submit_all(&self, submissions: impl Iterator<Item = Submission>, unique: bool) {
         let mut state = self.state.lock();
         if state.closed {
             drop(state);
-            if let Some(done) = submission.done {
+            for done in submissions.filter_map(|submission| submission.done) {
                 done(Err(EngineError::Closed));
             }
             return;
         }
-        if unique {
-            if let Some(waiting) = state.under_way.get_mut(&submission.key) {
-                waiting.extend(submission.done.take());
-                return;
+        let mut has_queued = false;
+        for mut submission in submissions {
+            if unique {
+                if let Some(waiting) = state.under_way.get_mut(&submission.key) {
+                    waiting.extend(submission.done.take());
+                    continue;
+                }
+                state.under_way.insert(submission.key, Vec::new());
             }
-            state.under_way.insert(submission.key, Vec::new());
+            state.lanes[submission.class.index()].push_back(submission);
+            has_queued = true;
         }
-        state.lanes[submission.class.index()].push_back(submission);
         drop(state);
-        self.arrived.notify_one();
+        if has_queued {
+            self.arrived.notify_one();
+        }
     }
 
     /// Takes up to `bytes_max` bytes of payload (at least one record) from a lane's front.

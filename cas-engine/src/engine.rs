@@ -251,6 +251,14 @@ impl Engine {
         self.core().verify_each(blobs)
     }
 
+    /// Submits what was verified, as [`Verified::submit`] does each: what is one record each goes to the writer together, and
+    /// so to the disk.
+    pub fn submit_each(&self, verified: Vec<(Verified, Completion)>) {
+        let mut submissions = Vec::with_capacity(verified.len());
+        submissions.extend(verified.into_iter().filter_map(|(verified, done)| verified.into_submission(done)));
+        self.core().queue.submit_all(submissions.into_iter(), true);
+    }
+
     /// As `put`, for a blob that comes as a whole zstd stream; all of it is decoded in memory, so the caller bounds the
     /// digest's size. Work for the processor.
     pub fn put_zstd(&self, digest: Digest, stream: &[u8], done: Completion) {

@@ -382,26 +382,35 @@ impl Verified {
 
     /// Encodes what is left and hands it to the writer; see [`Upload::finish`].
     pub fn submit(self, done: Completion) {
+        let core = Arc::clone(&self.core);
+        if let Some(submission) = self.into_submission(done) {
+            core.queue.submit(submission, true);
+        }
+    }
+
+    /// `None`: it is stored already, or was handed over in parts.
+    pub(crate) fn into_submission(self, done: Completion) -> Option<Submission> {
         let Self { core, digest, compression, rest } = self;
         if core.contains(&digest) {
-            return done(Ok(()));
+            done(Ok(()));
+            return None;
         }
         let (encoding, payload) = match rest {
-            Rest::Large { last, part_count } => return last.submit_with_head(part_count, done),
+            Rest::Large { last, part_count } => {
+                last.submit_with_head(part_count, done);
+                return None;
+            }
             Rest::Raw(raw) => encoding::encode(compression, raw),
             Rest::Zstd(stream) => (Encoding::Zstd, stream),
         };
-        core.queue.submit(
-            Submission {
-                class: LaneClass::Small,
-                key: core.keyer.blob(&digest),
-                header: header_of(RecordKind::Blob, encoding, digest, None, &payload),
-                payload,
-                publish: Publish::Entry,
-                done: Some(done),
-            },
-            true,
-        );
+        Some(Submission {
+            class: LaneClass::Small,
+            key: core.keyer.blob(&digest),
+            header: header_of(RecordKind::Blob, encoding, digest, None, &payload),
+            payload,
+            publish: Publish::Entry,
+            done: Some(done),
+        })
     }
 }
 

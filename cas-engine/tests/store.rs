@@ -5,9 +5,10 @@ mod support;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cask_engine::{BeginUpload, EngineError, NamespaceError, ReclaimStep, WriterStep};
+use cask_engine::{BeginUpload, Completion, EngineError, NamespaceError, ReclaimStep, Verified, WriterStep};
 use cask_index::{Digest, DigestFunction, Hasher, Namespace};
 use support::{MIB, Store, data, segment_files, sha256, small};
 
@@ -552,4 +553,60 @@ fn blobs_verified_together_fare_as_each_alone() {
         (store.engine().stats().entry_count, store.engine().stats().appended_bytes_total)
     };
     assert_eq!(stored(&stores[0]), stored(&stores[1]));
+}
+
+#[test]
+fn blobs_submitted_together_are_one_write_and_each_is_answered() {
+    let store = Store::new(small(32));
+    let blobs: Vec<Vec<u8>> =
+        (0..20).map(|seed| data(50 + seed, 3000)).chain([data(50, 3000), data(90, 2 * PART)]).collect();
+    let verify = || {
+        let blobs: Vec<(Digest, &[u8])> = blobs.iter().map(|blob| (sha256(blob), &blob[..])).collect();
+        store.engine().verify_each(&blobs)
+    };
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let submit = |verified: Vec<Result<Option<Verified>, EngineError>>| {
+        let submitted = verified.into_iter().flatten().flatten().enumerate().map(|(number, verified)| {
+            let told = Arc::clone(&told);
+            let done: Completion = Box::new(move |outcome| told.lock().unwrap().push((number, outcome.is_ok())));
+            (verified, done)
+        });
+        store.engine().submit_each(submitted.collect());
+    };
+    let (first, second) = (verify(), verify());
+    submit(first);
+    assert_eq!(told.lock().unwrap().len(), 0, "nothing was written");
+    assert_eq!(store.stepper().write(), WriterStep::Worked);
+    assert_eq!(store.stepper().write(), WriterStep::Idle, "one step wrote all of them");
+    let mut numbers = std::mem::take(&mut *told.lock().unwrap());
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..22).map(|number| (number, true)).collect::<Vec<_>>());
+    // Stored meanwhile: answered at once, and not stored again.
+    let appended = store.engine().stats().appended_bytes_total;
+    submit(second);
+    assert_eq!(std::mem::take(&mut *told.lock().unwrap()).len(), 22);
+    assert_eq!(store.stepper().write(), WriterStep::Idle);
+    assert_eq!(store.engine().stats().appended_bytes_total, appended);
+    for blob in &blobs {
+        assert_eq!(store.get(&sha256(blob)).unwrap(), *blob);
+    }
+}
+
+#[test]
+fn what_is_submitted_to_a_closed_store_is_refused_one_by_one() {
+    let store = Store::new(small(32));
+    let blobs: Vec<Vec<u8>> = (0..5).map(|seed| data(50 + seed, 3000)).collect();
+    let verified = store.engine().verify_each(&blobs.iter().map(|blob| (sha256(blob), &blob[..])).collect::<Vec<_>>());
+    store.stepper().close().unwrap();
+    let told = Arc::new(Mutex::new(0));
+    let submitted = verified.into_iter().map(|verified| {
+        let told = Arc::clone(&told);
+        let done: Completion = Box::new(move |outcome| {
+            assert!(matches!(outcome, Err(EngineError::Closed)), "{outcome:?}");
+            *told.lock().unwrap() += 1;
+        });
+        (verified.unwrap().unwrap(), done)
+    });
+    store.engine().submit_each(submitted.collect());
+    assert_eq!(*told.lock().unwrap(), 5);
 }

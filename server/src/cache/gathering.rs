@@ -119,13 +119,15 @@ fn hand_over(engine: &Engine, gathered: Vec<Waiting>) {
         return;
     }
     let blobs: Vec<(Digest, &[u8])> = gathered.iter().map(|blob| (blob.digest, &blob.data[..])).collect();
-    let verified = engine.verify_each(&blobs);
-    for (Waiting { done, .. }, verified) in gathered.into_iter().zip(verified) {
-        match verified {
-            // Small, so this thread may compress it.
-            Ok(Some(verified)) => verified.submit(done),
+    let outcomes = engine.verify_each(&blobs);
+    let mut verified = Vec::with_capacity(gathered.len());
+    for (Waiting { done, .. }, outcome) in gathered.into_iter().zip(outcomes) {
+        match outcome {
+            Ok(Some(blob)) => verified.push((blob, done)),
             Ok(None) => done(Ok(())),
             Err(error) => done(Err(error)),
         }
     }
+    // Small, so this thread may compress them.
+    engine.submit_each(verified);
 }

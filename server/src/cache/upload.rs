@@ -100,19 +100,17 @@ impl Cache {
         let blobs: Vec<(Digest, &[u8])> = paid.iter().map(|blob| (blob.digest, &blob.data[..])).collect();
         let verified = self.engine().verify_each(&blobs);
         // Those that are quickly submitted are so before anything is waited for.
-        let mut slow = Vec::new();
+        let (mut quick, mut slow) = (Vec::with_capacity(paid.len()), Vec::new());
         for (PaidBlob { permit, .. }, verified) in paid.drain(..).zip(verified) {
             begun.push(verified.map(|verified| {
                 let Some(verified) = verified else { return PendingPut::Stored };
                 let (done, told) = completion(Some(permit));
-                if verified.takes_a_while() {
-                    slow.push((verified, done));
-                } else {
-                    verified.submit(done);
-                }
+                let submitted = if verified.takes_a_while() { &mut slow } else { &mut quick };
+                submitted.push((verified, done));
                 PendingPut::Told(told)
             }));
         }
+        self.engine().submit_each(quick);
         for (verified, done) in slow {
             let turn = self.coder().await;
             tokio::task::spawn_blocking(move || {

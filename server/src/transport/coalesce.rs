@@ -10,6 +10,10 @@
 //! A buffer belongs to a connection only while it holds something. Those that are empty wait in their thread's store, so
 //! idle connections cost none; those of peers that do not read are counted, and when they are many, further connections
 //! that find their socket full get by with small ones.
+//!
+//! Each poll of a connection is a turn: it reads so much and no more before the other tasks of its thread have theirs. And who does not read
+//! is not read from, beyond a little: what its requests make the protocol say (resets, acknowledgements, refusals) would
+//! have to be kept.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -18,9 +22,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::outbox::Outbox;
 
 /// What goes out at once, at most. More saves nothing: a system call for so much costs its copy and little else.
 const LARGE_BYTES: usize = 256 << 10;
@@ -28,6 +35,13 @@ const LARGE_BYTES: usize = 256 << 10;
 const SMALL_BYTES: usize = 16 << 10;
 /// Memory of large buffers over all connections; a few are in use at a time, the rest is what peers did not read.
 const LARGE_TOTAL_BYTES_MAX: usize = 64 << 20;
+/// What a connection reads in one turn, give or take a buffer: thousands of frames can be in it, each with a stream of its own.
+const TURN_READ_BYTES: usize = 64 << 10;
+/// A turn that has taken as long reads no more: some frames cost far more than their bytes.
+const TURN_TIME_MAX: Duration = Duration::from_millis(1);
+/// The same while the peer takes nothing: enough that a client which is merely slow is heard, since each byte it takes begins
+/// this anew.
+const BLOCKED_READ_BYTES: usize = 16 << 10;
 /// Empty large buffers that a thread keeps.
 const SPARE_BUFFERS_MAX: usize = 4;
 
@@ -100,6 +114,27 @@ struct Queue<S> {
     memory: Memory,
     sent: usize,
     filled: usize,
+    /// The socket was full when it was last tried.
+    is_blocked: bool,
+    may_read_bytes: usize,
+    /// When this turn first read.
+    turn_begun: Option<Instant>,
+    /// The protocol wanted to read more than it might, and waits to be polled again.
+    is_read_refused: bool,
+}
+
+impl<S: AsyncRead + Unpin> Queue<S> {
+    fn poll_pull(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let begun = *self.turn_begun.get_or_insert_with(Instant::now);
+        if self.may_read_bytes == 0 || begun.elapsed() > TURN_TIME_MAX {
+            self.is_read_refused = true;
+            return Poll::Pending;
+        }
+        let had = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.may_read_bytes = self.may_read_bytes.saturating_sub(buffer.filled().len() - had);
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl<S: AsyncWrite + Unpin> Queue<S> {
@@ -134,7 +169,10 @@ impl<S: AsyncWrite + Unpin> Queue<S> {
             let bytes = &self.memory.bytes()[self.sent..self.filled];
             match ready!(Pin::new(&mut self.stream).poll_write(cx, bytes)) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(count) => self.sent += count,
+                Ok(count) => {
+                    self.sent += count;
+                    self.may_read_bytes = self.may_read_bytes.max(BLOCKED_READ_BYTES);
+                }
                 Err(error) => {
                     // Nothing of it will ever be sent: who drops the connection need not try.
                     self.release();
@@ -144,6 +182,27 @@ impl<S: AsyncWrite + Unpin> Queue<S> {
         }
         self.release();
         Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Ends a turn: sends what there is, and says what the next one may read.
+    fn poll_end_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sent = self.poll_send(cx);
+        self.turn_begun = None;
+        match sent {
+            Poll::Ready(_) => {
+                self.is_blocked = false;
+                self.may_read_bytes = TURN_READ_BYTES;
+            }
+            Poll::Pending if !self.is_blocked => {
+                self.is_blocked = true;
+                self.may_read_bytes = BLOCKED_READ_BYTES;
+            }
+            Poll::Pending => {}
+        }
+        if self.may_read_bytes > 0 && std::mem::take(&mut self.is_read_refused) {
+            cx.waker().wake_by_ref();
+        }
+        sent
     }
 }
 
@@ -170,17 +229,28 @@ pub(super) struct Coalescing<S> {
 /// The same stream as the owner of the connection sees it.
 pub(super) struct Flusher<S> {
     queue: Arc<Mutex<Queue<S>>>,
+    outbox: Outbox,
 }
 
-/// Both ends of a stream whose writes are coalesced. Used from one task, so the lock is never waited for.
-pub(super) fn coalesce<S>(stream: S) -> (Coalescing<S>, Flusher<S>) {
-    let queue = Arc::new(Mutex::new(Queue { stream, memory: Memory::None, sent: 0, filled: 0 }));
-    (Coalescing { queue: Arc::clone(&queue) }, Flusher { queue })
+/// Both ends of a stream whose writes are coalesced; `outbox` is told when they are sent. Used from one task, so the lock is
+/// never waited for.
+pub(super) fn coalesce<S>(stream: S, outbox: Outbox) -> (Coalescing<S>, Flusher<S>) {
+    let queue = Arc::new(Mutex::new(Queue {
+        stream,
+        memory: Memory::None,
+        sent: 0,
+        filled: 0,
+        is_blocked: false,
+        may_read_bytes: TURN_READ_BYTES,
+        turn_begun: None,
+        is_read_refused: false,
+    }));
+    (Coalescing { queue: Arc::clone(&queue) }, Flusher { queue, outbox })
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Coalescing<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.queue.lock().stream).poll_read(cx, buffer)
+        self.queue.lock().poll_pull(cx, buffer)
     }
 }
 
@@ -244,7 +314,11 @@ where
         {
             self.ended = Some(outcome);
         }
-        let sent = self.flusher.queue.lock().poll_send(cx);
+        let sent = self.flusher.queue.lock().poll_end_turn(cx);
+        match sent {
+            Poll::Ready(_) => self.flusher.outbox.open(cx),
+            Poll::Pending => self.flusher.outbox.close(),
+        }
         match (sent, self.ended.take()) {
             (Poll::Ready(Err(error)), None | Some(Ok(()))) => Poll::Ready(Err(error.into())),
             (Poll::Ready(_), Some(outcome)) => Poll::Ready(outcome),
@@ -292,7 +366,7 @@ mod tests {
     }
 
     fn sink(room: usize) -> (Coalescing<Sink>, Flusher<Sink>) {
-        coalesce(Sink { writes: Vec::new(), room })
+        coalesce(Sink { writes: Vec::new(), room }, Outbox::default())
     }
 
     #[tokio::test]
@@ -334,7 +408,7 @@ mod tests {
     #[tokio::test]
     async fn all_is_sent_before_the_end() {
         let (near, mut far) = tokio::io::duplex(7);
-        let (mut stream, flusher) = coalesce(near);
+        let (mut stream, flusher) = coalesce(near, Outbox::default());
         let sent: Vec<u8> = (0..=255).cycle().take(LARGE_BYTES * 2 + 5).collect();
         let expected = sent.clone();
         let connection = Flushed::new(
@@ -351,5 +425,81 @@ mod tests {
         let (outcome, received) = tokio::join!(connection, reader);
         outcome.expect("it is sent");
         assert!(received.expect("it is read") == expected);
+    }
+
+    /// Reads as much as it may, for as long as it is polled.
+    struct Reader<S> {
+        stream: Coalescing<S>,
+        read_bytes: Arc<AtomicUsize>,
+        /// Sent once, before anything is read.
+        say: Option<Vec<u8>>,
+    }
+
+    impl<S: AsyncRead + AsyncWrite + Unpin> Future for Reader<S> {
+        type Output = io::Result<()>;
+
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if let Some(say) = self.say.take() {
+                assert!(Pin::new(&mut self.stream).poll_write(cx, &say)?.is_ready());
+            }
+            loop {
+                let mut memory = [0; 4096];
+                let mut buffer = ReadBuf::new(&mut memory);
+                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+                if buffer.filled().is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.read_bytes.fetch_add(buffer.filled().len(), Relaxed);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_turn_reads_so_much_and_the_next_one_the_rest() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        far.write_all(&vec![0; 1 << 20]).await.expect("it fits");
+        drop(far);
+        let (stream, flusher) = coalesce(near, Outbox::default());
+        let read_bytes = Arc::<AtomicUsize>::default();
+        let reader = Reader { stream, read_bytes: Arc::clone(&read_bytes), say: None };
+        let mut connection = std::pin::pin!(Flushed::new(reader, flusher));
+        let mut turns = 0;
+        poll_fn(|cx| {
+            let before = read_bytes.load(Relaxed);
+            let outcome = connection.as_mut().poll(cx);
+            turns += 1;
+            let read = read_bytes.load(Relaxed) - before;
+            assert!(read <= TURN_READ_BYTES + 4096, "{read} bytes in one turn");
+            outcome
+        })
+        .await
+        .expect("its end");
+        assert_eq!(read_bytes.load(Relaxed), 1 << 20);
+        assert!(turns >= (1 << 20) / TURN_READ_BYTES, "{turns}");
+    }
+
+    /// A client that sends and does not read; then it reads, and is read again.
+    #[tokio::test]
+    async fn who_does_not_read_is_not_read_from() {
+        let (near, mut far) = tokio::io::duplex(200_000);
+        let (stream, flusher) = coalesce(near, Outbox::default());
+        let read_bytes = Arc::<AtomicUsize>::default();
+        let say = Some(vec![1; LARGE_BYTES]);
+        let mut connection =
+            Box::pin(Flushed::new(Reader { stream, read_bytes: Arc::clone(&read_bytes), say }, flusher));
+        // The first turn fills the socket.
+        assert!(poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await.is_pending());
+        far.write_all(&[2; 150_000]).await.expect("it fits");
+        for _ in 0..100 {
+            assert!(poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await.is_pending());
+        }
+        let heard_bytes = read_bytes.load(Relaxed);
+        assert!(heard_bytes <= BLOCKED_READ_BYTES + 4096, "{heard_bytes} bytes of a client that reads nothing");
+        let connection = tokio::spawn(connection);
+        let mut said = vec![0; LARGE_BYTES];
+        far.read_exact(&mut said).await.expect("what was said");
+        far.shutdown().await.expect("no more");
+        connection.await.expect("no panic").expect("its end");
+        assert_eq!(read_bytes.load(Relaxed), 150_000);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::coalesce::{Flushed, coalesce};
 use super::dispatch::Dispatch;
 use super::listen::Stream;
+use super::outbox::Outbox;
 use super::sent_body::StreamTasks;
 use super::stall::StallGuard;
 use super::tls::Tls;
@@ -103,14 +105,16 @@ impl Protocol {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let heard = Arc::new(AtomicBool::new(false));
+        let outbox = Outbox::default();
         let service = service_fn({
-            let heard = Arc::clone(&heard);
+            let (heard, outbox) = (Arc::clone(&heard), outbox.clone());
             move |request: http::Request<Incoming>| {
                 heard.store(true, Relaxed);
-                Arc::clone(&dispatch).answer(request)
+                let outbox = outbox.clone();
+                Arc::clone(&dispatch).answer(request).map_ok(|answer| answer.map(|body| body.through(outbox)))
             }
         });
-        let (stream, flusher) = coalesce(StallGuard::new(stream, WRITE_STALL_WAIT_MAX));
+        let (stream, flusher) = coalesce(StallGuard::new(stream, WRITE_STALL_WAIT_MAX), outbox);
         let mut connection = Flushed::new(self.builder.serve_connection(TokioIo::new(stream), service), flusher);
 
         let outcome = tokio::select! {

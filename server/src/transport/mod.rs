@@ -4,6 +4,7 @@ mod coalesce;
 mod connection;
 pub(crate) mod dispatch;
 pub(crate) mod listen;
+mod outbox;
 mod pieces;
 mod request_body;
 mod sent_body;

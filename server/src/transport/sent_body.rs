@@ -22,6 +22,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::dispatch::code_of;
+use super::outbox::{Outbox, Turn};
 use super::pieces::Pieces;
 use super::request_body::Paid;
 use crate::access::yielding::Holding;
@@ -48,6 +49,8 @@ pub(super) struct SentBody {
     rest: Pieces,
     /// Of a gRPC call whose status is not known yet.
     call: Option<GrpcCall>,
+    /// Among the streams of its connection; `None` where nothing is shared.
+    turn: Option<Turn>,
     _held: Held,
 }
 
@@ -71,17 +74,22 @@ enum Source {
 impl SentBody {
     /// What a service or the HTTP side answers; `call` if it is a gRPC call.
     pub(super) fn of_body(body: Body, call: Option<GrpcCall>, held: Held) -> Self {
-        Self { source: Source::Body(body), rest: Pieces::default(), call, _held: held }
+        Self { source: Source::Body(body), rest: Pieces::default(), call, turn: None, _held: held }
     }
 
     /// A call's one message, prefix included, and status OK.
     pub(super) fn of_message(message: Vec<Bytes>, call: GrpcCall, held: Held) -> Self {
-        Self { source: Source::Trailers, rest: message.into(), call: Some(call), _held: held }
+        Self { source: Source::Trailers, rest: message.into(), call: Some(call), turn: None, _held: held }
     }
 
     /// A call's messages as they are read.
     pub(super) fn of_read(stream: Box<ReadStream>, call: GrpcCall, held: Held) -> Self {
-        Self { source: Source::Read(stream), rest: Pieces::default(), call: Some(call), _held: held }
+        Self { source: Source::Read(stream), rest: Pieces::default(), call: Some(call), turn: None, _held: held }
+    }
+
+    /// The same over a connection whose streams share `outbox`.
+    pub(super) fn through(self, outbox: Outbox) -> Self {
+        Self { turn: Some(Turn::new(outbox)), ..self }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>, is_stream: bool) -> Poll<Option<Result<Frame<Pieces>, Status>>> {
@@ -152,8 +160,14 @@ impl http_body::Body for SentBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Pieces>, Status>>> {
         // On HTTP/1 there is no task of ours: the connection has one stream, and what guards it guards this.
         let is_stream = HANDED_OUT.try_with(|handed_out| handed_out.set(None)).is_ok();
+        if is_stream && let Some(turn) = &mut self.turn {
+            ready!(turn.poll_room(cx));
+        }
         let piece = ready!(self.poll_piece(cx, is_stream));
         if is_stream {
+            if let (Some(Ok(frame)), Some(turn)) = (&piece, &self.turn) {
+                turn.took(frame.data_ref().map_or(0, Buf::remaining));
+            }
             HANDED_OUT.with(|handed_out| handed_out.set(Some(Instant::now())));
         }
         Poll::Ready(piece)

@@ -122,9 +122,12 @@ impl Siege {
             progress.push(told);
         }
         let mut round = 0;
+        let mut longest = std::time::Duration::ZERO;
         let endured = async {
             while round < ROUNDS || progress.iter().any(|told| told.get() < enough) {
+                let begun = std::time::Instant::now();
                 self.ordinary_calls(round).await;
+                longest = longest.max(begun.elapsed());
                 self.assert_grown_below(bytes_max, "under attack");
                 round += 1;
                 if let Some(ended) = running.try_join_next() {
@@ -135,7 +138,7 @@ impl Siege {
         };
         within("ordinary calls under attack", endured).await;
         println!(
-            "{round} rounds of ordinary calls beside {} frames or so; memory grew by {} KiB",
+            "{round} rounds of ordinary calls, the longest {longest:?}, beside {} frames or so; memory grew by {} KiB",
             progress.iter().map(Progress::get).sum::<u64>(),
             self.grown_bytes() >> 10
         );

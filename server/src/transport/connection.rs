@@ -10,6 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::coalesce::{Flushed, coalesce};
@@ -83,20 +84,29 @@ impl Protocol {
     /// taken (GOAWAY, or `Connection: close`), and the connection ends.
     pub(super) async fn serve(&self, stream: Stream, dispatch: Arc<Dispatch>, draining: CancellationToken) {
         match (stream, &self.tls) {
-            (Stream::Tcp(stream), Some(tls)) => {
-                let greeted = tokio::select! {
-                    greeted = tls.greet(stream) => greeted,
-                    () = draining.cancelled() => return,
-                };
-                match greeted {
-                    Ok(stream) => self.serve_stream(stream, dispatch, draining).await,
-                    Err(error) => {
-                        tracing::debug!(event = "connection.refused", %error, "a client did not agree to TLS");
-                    }
-                }
-            }
+            // In a box, as below: an idle connection costs what its future takes at its largest.
+            (Stream::Tcp(stream), Some(tls)) => Box::pin(self.serve_encrypted(stream, tls, dispatch, draining)).await,
             (Stream::Tcp(stream), None) => self.serve_stream(stream, dispatch, draining).await,
             (Stream::Unix(stream), _) => self.serve_stream(stream, dispatch, draining).await,
+        }
+    }
+
+    async fn serve_encrypted(
+        &self,
+        stream: TcpStream,
+        tls: &Tls,
+        dispatch: Arc<Dispatch>,
+        draining: CancellationToken,
+    ) {
+        let greeted = tokio::select! {
+            greeted = tls.greet(stream) => greeted,
+            () = draining.cancelled() => return,
+        };
+        match greeted {
+            Ok(stream) => self.serve_stream(stream, dispatch, draining).await,
+            Err(error) => {
+                tracing::debug!(event = "connection.refused", %error, "a client did not agree to TLS");
+            }
         }
     }
 
@@ -121,10 +131,11 @@ impl Protocol {
             outcome = &mut connection => outcome,
             () = draining.cancelled() => {
                 connection.connection().graceful_shutdown();
+                // Half a head, or a preface and no more: a client that has asked nothing yet is not waited for.
+                let patience = Box::pin(silence(&heard, DRAIN_FIRST_REQUEST_WAIT_MAX));
                 tokio::select! {
-                    outcome = connection => outcome,
-                    // Half a head, or a preface and no more: a client that has asked nothing yet is not waited for.
-                    () = silence(&heard, DRAIN_FIRST_REQUEST_WAIT_MAX) => return,
+                    outcome = &mut connection => outcome,
+                    () = patience => return,
                 }
             }
             () = silence(&heard, FIRST_REQUEST_WAIT_MAX) => return,

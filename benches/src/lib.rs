@@ -3,6 +3,7 @@
 
 pub mod eviction;
 pub mod process;
+pub mod targets;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -6,26 +6,17 @@
 use std::hint::black_box;
 
 use bytes::Bytes;
-use cask_benches::{blob, digest_of};
-use cask_index::{Digest, DigestFunction, Key, Keyer, Location, Namespace, Table, TouchEpoch};
-use cask_proto::digest::{DigestRule, FunctionRule, to_wire};
+use cask_benches::digest_of;
+use cask_benches::lookup::{FullIndex, Lists, request_of};
+use cask_index::{Digest, Namespace};
+use cask_proto::digest::{DigestRule, FunctionRule};
 use cask_proto::reapi::FindMissingBlobsRequest;
-use cask_proto::wire::{FindMissing, FindMissingAnswer, Segments};
+use cask_proto::wire::FindMissing;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use prost::Message;
 
 fn request(count: u64) -> Bytes {
     request_of((0..count).map(|number| digest_of(&number.to_le_bytes())))
-}
-
-fn request_of(digests: impl Iterator<Item = Digest>) -> Bytes {
-    let blob_digests = digests.map(|digest| to_wire(&digest)).collect();
-    let request = FindMissingBlobsRequest {
-        instance_name: "main".to_owned(),
-        blob_digests,
-        digest_function: i32::from(DigestFunction::Sha256.wire_number()),
-    };
-    request.encode_to_vec().into()
 }
 
 fn decode(criterion: &mut Criterion) {
@@ -63,60 +54,17 @@ const ENTRIES: u64 = 10_000_000;
 /// Digests asked for before one comes again: their lines are in no cache then.
 const ASKED: u64 = 1_000_000;
 
-/// A digest that no other number has, without hashing anything.
-fn numbered(number: u64) -> Digest {
-    Digest::new(DigestFunction::Sha256, &blob(number, 32), 4096 + number % 1000).expect("32 bytes")
-}
-
-/// Decodes, looks up, touches and answers, as a handler does.
-fn find_missing<'m>(message: &'m Bytes, keyer: &Keyer, table: &Table, lists: &mut Lists<'m>) -> Segments {
-    let request = FindMissing::parse(message).expect("well-formed");
-    let function = FunctionRule::of_request(request.digest_function, None).expect("known function");
-    let rule = DigestRule::new(function, Namespace::SHARED);
-    let mut missing = FindMissingAnswer::new(message);
-    let mut reader = request.parse_digests(rule);
-    let Lists { digests, keys, fields } = lists;
-    while reader.next_batch(BATCH_DIGESTS, digests, fields).expect("digests") {
-        keys.clear();
-        keys.extend(digests.iter().map(|digest| keyer.blob(digest)));
-        table.touch_batch(keys, TouchEpoch::from_u8(1), |position| missing.push(fields[position]));
-    }
-    missing.finish()
-}
-
-/// Digests looked up at once.
-const BATCH_DIGESTS: usize = 128;
-
-#[derive(Default)]
-struct Lists<'m> {
-    digests: Vec<Digest>,
-    keys: Vec<Key>,
-    fields: Vec<&'m [u8]>,
-}
-
 fn answer(criterion: &mut Criterion) {
-    let keyer = Keyer::new(&[7; 32]);
-    let table = Table::with_capacity(ENTRIES).expect("memory for the table");
-    for number in 0..ENTRIES {
-        table.insert(keyer.blob(&numbered(number)), Location::new(1, 64, 4096), TouchEpoch::OLD).expect("room");
-    }
+    let index = FullIndex::of(ENTRIES).expect("memory for the table");
     let mut group = criterion.benchmark_group(format!("find missing of {}M", ENTRIES / 1_000_000));
     for count in [1_000, 10_000] {
         for hit_percent in [0, 50, 100] {
-            let requests: Vec<Bytes> = (0..ASKED / count)
-                .map(|index| {
-                    request_of((0..count).map(|position| {
-                        // Spread over the index, and outside it where a miss is due.
-                        let number = (index * count + position) * 0x9E37_79B9 % ENTRIES;
-                        numbered(number + if position % 100 < hit_percent { 0 } else { ENTRIES })
-                    }))
-                })
-                .collect();
+            let requests = index.requests(count, ASKED, hit_percent);
             let mut requests = requests.iter().cycle();
             group.throughput(Throughput::Elements(count));
             group.bench_function(BenchmarkId::new(count.to_string(), format!("{hit_percent}% hits")), |bencher| {
                 let mut lists = Lists::default();
-                bencher.iter(|| find_missing(requests.next().expect("endless"), &keyer, &table, &mut lists).len());
+                bencher.iter(|| index.answer(requests.next().expect("endless"), &mut lists).len());
             });
         }
     }

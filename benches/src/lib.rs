@@ -1,7 +1,9 @@
 //! What the benches and measurement programs share: blobs made from numbers, a store filled with them, and the process's
 //! own account of itself.
 
+pub mod durable_puts;
 pub mod eviction;
+pub mod lookup;
 pub mod process;
 pub mod targets;
 

@@ -2,8 +2,22 @@
 
 /// Anonymous memory that is resident (`RssAnon`), in bytes: heap, index, buffers; not the pages of mapped segments.
 pub fn anonymous_memory_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+    status_bytes("self", "RssAnon:")
+}
+
+/// The same of another process; 0 where there is none.
+pub fn anonymous_memory_of(pid: u32) -> u64 {
+    status_bytes(&pid.to_string(), "RssAnon:")
+}
+
+/// All resident memory of another process, mapped files included; 0 where there is none.
+pub fn resident_memory_of(pid: u32) -> u64 {
+    status_bytes(&pid.to_string(), "VmRSS:")
+}
+
+fn status_bytes(process: &str, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with(name));
     let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|kib| kib.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
@@ -32,4 +46,10 @@ pub fn threads_time(pid: u32) -> std::time::Duration {
     let each =
         tasks.filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok().and_then(nanoseconds));
     std::time::Duration::from_nanos(each.sum())
+}
+
+/// CPU time of the calling thread so far.
+pub fn thread_time() -> std::time::Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use cask_benches::targets::cores::Cores;
 use cask_benches::targets::line::{Line, Verdict};
 use cask_benches::targets::scene::{Pace, Scene};
-use cask_benches::targets::{FAMILIES, document, raw, table};
+use cask_benches::targets::{FAMILIES, document, raw, soak, table};
 use clap::Parser;
 
 /// Measure Cask's targets, each beside its reference in the same run.
@@ -68,6 +68,16 @@ fn main() -> ExitCode {
         Ok(scene) => scene,
         Err(text) => return wrong(text),
     };
+    if let Some(seconds) = arguments.soak {
+        return match soak::run(&scene, std::time::Duration::from_secs(seconds)) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(hindrance) => {
+                eprintln!("targets: {hindrance}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let before = load_average();
     let mut lines: Vec<Line> = Vec::new();
     for family in FAMILIES.iter().filter(|family| family.is_wanted(&arguments.only)) {

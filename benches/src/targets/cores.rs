@@ -45,3 +45,16 @@ fn pin(core: usize) -> bool {
     set.set(core);
     sched_setaffinity(None, &set).is_ok()
 }
+
+/// Does `work` in a thread that gives way to every other, as do threads that it starts.
+pub fn yielding<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    const LOWEST: i32 = 19;
+    thread::scope(|scope| {
+        let worker = scope.spawn(move || {
+            // On Linux a priority is a thread's. Without the right to lower it there would be none to raise it either.
+            let _ = rustix::process::setpriority_process(None, LOWEST);
+            work()
+        });
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

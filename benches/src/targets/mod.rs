@@ -16,11 +16,20 @@ pub mod raw;
 pub mod rounds;
 pub mod scene;
 pub mod server;
+pub mod soak;
 pub mod table;
 
+mod cold;
+mod direct;
+mod durable;
+mod engine;
 mod find_missing;
+mod hash;
+mod idle;
 mod large_read;
 mod small;
+mod tail;
+mod upload;
 
 use hindrance::Hindrance;
 use line::Line;
@@ -36,10 +45,17 @@ pub struct Family {
 }
 
 /// All of them, in the table's order.
-pub const FAMILIES: [Family; 3] = [
+pub const FAMILIES: [Family; 10] = [
     Family { rows: &["1"], what: "ByteStream.Read of 64 MB", measure: large_read::measure },
     Family { rows: &["2", "3"], what: "4 KiB reads and action hits", measure: small::measure },
     Family { rows: &["4"], what: "FindMissing end to end", measure: find_missing::measure },
+    Family { rows: &["5", "6", "16"], what: "index and engine alone", measure: engine::measure },
+    Family { rows: &["7", "8"], what: "uploads as streams", measure: upload::measure },
+    Family { rows: &["9"], what: "SHA-256 of many small uploads", measure: hash::measure },
+    Family { rows: &["10", "11"], what: "durable puts", measure: durable::measure },
+    Family { rows: &["12"], what: "cold reads of 1 MiB", measure: cold::measure },
+    Family { rows: &["tail"], what: "FindMissing beside a large read and eviction", measure: tail::measure },
+    Family { rows: &["idle"], what: "idle connections", measure: idle::measure },
 ];
 
 impl Family {

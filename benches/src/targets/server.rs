@@ -31,16 +31,16 @@ pub struct Server {
 impl Server {
     /// Starts one over a fresh store of `max_size` without leases, so that it makes room for whatever comes.
     pub fn start(scene: &Scene, max_size: &str) -> Result<Self, Hindrance> {
-        Self::start_with(scene, max_size, &[])
+        Self::start_with(scene, max_size, &["--lease", "0s", "--lease-floor", "0s"])
     }
 
-    /// The same with more `arguments`.
+    /// Starts one over a fresh store of `max_size` with more `arguments`.
     pub fn start_with(scene: &Scene, max_size: &str, arguments: &[&str]) -> Result<Self, Hindrance> {
         let folder = tempfile::Builder::new()
             .prefix("cask-targets.")
             .tempdir_in(&scene.folder)
             .map_err(Hindrance::to("make a folder for the store"))?;
-        let plain = ["--max-size", max_size, "--threads", "1", "--lease", "0s", "--lease-floor", "0s"];
+        let plain = ["--max-size", max_size, "--threads", "1"];
         let arguments: Vec<String> = plain.iter().chain(arguments).map(|&text| text.to_owned()).collect();
         let (child, address) = spawn(scene, folder.path(), &arguments)?;
         let target = target_of(&address)?;

@@ -489,7 +489,7 @@ mod tests {
             Box::pin(Flushed::new(Reader { stream, read_bytes: Arc::clone(&read_bytes), say }, flusher));
         // The first turn fills the socket.
         assert!(poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await.is_pending());
-        far.write_all(&[2; 150_000]).await.expect("it fits");
+        far.write_all(&vec![2; 150_000]).await.expect("it fits");
         for _ in 0..100 {
             assert!(poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await.is_pending());
         }

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use bytes::Bytes;
 use rustix::fs::Advice;
 
 use crate::support::blob::blob;
@@ -58,7 +57,7 @@ async fn a_cold_read_waits_for_the_disk_beside_the_thread_of_its_connection() {
     for (digest, data) in &blobs {
         // In the middle of it other calls of the thread are served.
         let (read, found) = tokio::join!(cache.read(digest), cache.find_missing(std::slice::from_ref(digest)));
-        assert!(Bytes::from(read.expect("Read")) == *data, "other bytes");
+        assert!(read.expect("Read") == *data, "other bytes");
         assert!(found.expect("FindMissingBlobs").is_empty());
     }
     let after = waits_by_thread_name(&server);

@@ -26,7 +26,7 @@ impl Mapping {
         let map = unsafe { MmapOptions::new().len(size_bytes as usize).map(file)? };
         // Readers want single records, not the neighbours of a fault: the read-ahead is ours to decide.
         map.advise(memmap2::Advice::Random)?;
-        Ok(Self { residency: Residency::of(map.len()), map })
+        Ok(Self { residency: Residency::of(map.len(), rustix::param::page_size()), map })
     }
 
     /// Pages that cover the range: (address of the first, length in bytes).
@@ -43,22 +43,23 @@ impl Mapping {
 
     pub(super) fn is_resident(&self, offset_bytes: u32, length_bytes: u32) -> bool {
         let (first, length) = self.pages(offset_bytes, length_bytes);
-        self.residency.of_range(first, length, |first, length| self.are_in_memory(first, length))
+        self.residency.of_range(first, length, |first, length| self.pages_in_memory(first, length))
     }
 
-    /// Asks the kernel about a range that begins at a page and lies inside the mapping.
-    fn are_in_memory(&self, first: usize, length: usize) -> bool {
-        let mut residency = [0_u8; 1024];
-        let page = rustix::param::page_size();
-        (first..first + length).step_by(residency.len() * page).all(|start| {
-            let length = (first + length - start).min(residency.len() * page);
-            // SAFETY: the range lies inside the mapping (the caller clamped it) and starts at a page; `residency` has one
-            // byte for each page asked about.
-            let result = unsafe {
-                libc::mincore(self.map.as_ptr().add(start) as *mut libc::c_void, length, residency.as_mut_ptr())
-            };
-            result == 0 && residency[..length.div_ceil(page)].iter().all(|state| state & 1 == 1)
-        })
+    /// Asks the kernel about a range of at most 64 pages that begins at a page and lies inside the mapping: a bit for each page that
+    /// is in memory.
+    fn pages_in_memory(&self, first: usize, length: usize) -> u64 {
+        let mut residency = [0_u8; u64::BITS as usize];
+        let pages = length.div_ceil(rustix::param::page_size());
+        assert!(pages <= residency.len(), "so much is not asked about at once");
+        // SAFETY: the range lies inside the mapping (the caller clamped it) and starts at a page; `residency` has a byte for
+        // each page asked about.
+        let result =
+            unsafe { libc::mincore(self.map.as_ptr().add(first) as *mut libc::c_void, length, residency.as_mut_ptr()) };
+        if result != 0 {
+            return 0;
+        }
+        residency[..pages].iter().rev().fold(0, |bits, state| bits << 1 | u64::from(state & 1))
     }
 
     pub(super) fn make_resident(&self, offset_bytes: u32, length_bytes: u32) -> io::Result<()> {

@@ -36,7 +36,7 @@ const SMALL_BYTES: usize = 16 << 10;
 /// Memory of large buffers over all connections; a few are in use at a time, the rest is what peers did not read.
 const LARGE_TOTAL_BYTES_MAX: usize = 64 << 20;
 /// What a connection reads in one turn, give or take a buffer: thousands of frames can be in it, each with a stream of its own.
-const TURN_READ_BYTES: usize = 64 << 10;
+const TURN_READ_BYTES: usize = 256 << 10;
 /// A turn that has taken as long reads no more: some frames cost far more than their bytes.
 const TURN_TIME_MAX: Duration = Duration::from_millis(1);
 /// The same while the peer takes nothing: enough that a client which is merely slow is heard, since each byte it takes begins

@@ -37,8 +37,11 @@ const SMALL_BYTES: usize = 16 << 10;
 const LARGE_TOTAL_BYTES_MAX: usize = 64 << 20;
 /// What a connection reads in one turn, give or take a buffer: thousands of frames can be in it, each with a stream of its own.
 const TURN_READ_BYTES: usize = 256 << 10;
-/// A turn that has taken as long reads no more: some frames cost far more than their bytes.
+/// A turn that has taken as long reads no more, and the next ones read less: some frames cost far more than their bytes (a change of
+/// SETTINGS visits every stream).
 const TURN_TIME_MAX: Duration = Duration::from_millis(1);
+/// The least that a turn reads.
+const TURN_READ_BYTES_MIN: usize = 256;
 /// The same while the peer takes nothing: enough that a client which is merely slow is heard, since each byte it takes begins
 /// this anew.
 const BLOCKED_READ_BYTES: usize = 16 << 10;
@@ -117,6 +120,10 @@ struct Queue<S> {
     /// The socket was full when it was last tried.
     is_blocked: bool,
     may_read_bytes: usize,
+    /// What a turn may read at present.
+    turn_read_bytes: usize,
+    /// Reading has taken this turn too long.
+    has_overrun: bool,
     /// When this turn first read.
     turn_begun: Option<Instant>,
     /// The protocol wanted to read more than it might, and waits to be polled again.
@@ -126,12 +133,22 @@ struct Queue<S> {
 impl<S: AsyncRead + Unpin> Queue<S> {
     fn poll_pull(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let begun = *self.turn_begun.get_or_insert_with(Instant::now);
-        if self.may_read_bytes == 0 || begun.elapsed() > TURN_TIME_MAX {
+        self.has_overrun |= begun.elapsed() > TURN_TIME_MAX;
+        if self.may_read_bytes == 0 || self.has_overrun {
             self.is_read_refused = true;
             return Poll::Pending;
         }
         let had = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        if self.turn_read_bytes == TURN_READ_BYTES {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        } else {
+            // To the byte, since a buffer may have room for many times as much.
+            let room = self.may_read_bytes.min(buffer.remaining());
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(room));
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+            let count = part.filled().len();
+            buffer.advance(count);
+        }
         self.may_read_bytes = self.may_read_bytes.saturating_sub(buffer.filled().len() - had);
         Poll::Ready(Ok(()))
     }
@@ -171,7 +188,7 @@ impl<S: AsyncWrite + Unpin> Queue<S> {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(count) => {
                     self.sent += count;
-                    self.may_read_bytes = self.may_read_bytes.max(BLOCKED_READ_BYTES);
+                    self.may_read_bytes = self.may_read_bytes.max(BLOCKED_READ_BYTES.min(self.turn_read_bytes));
                 }
                 Err(error) => {
                     // Nothing of it will ever be sent: who drops the connection need not try.
@@ -188,14 +205,19 @@ impl<S: AsyncWrite + Unpin> Queue<S> {
     fn poll_end_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let sent = self.poll_send(cx);
         self.turn_begun = None;
+        self.turn_read_bytes = if std::mem::take(&mut self.has_overrun) {
+            (self.turn_read_bytes / 4).max(TURN_READ_BYTES_MIN)
+        } else {
+            (self.turn_read_bytes * 2).min(TURN_READ_BYTES)
+        };
         match sent {
             Poll::Ready(_) => {
                 self.is_blocked = false;
-                self.may_read_bytes = TURN_READ_BYTES;
+                self.may_read_bytes = self.turn_read_bytes;
             }
             Poll::Pending if !self.is_blocked => {
                 self.is_blocked = true;
-                self.may_read_bytes = BLOCKED_READ_BYTES;
+                self.may_read_bytes = BLOCKED_READ_BYTES.min(self.turn_read_bytes);
             }
             Poll::Pending => {}
         }
@@ -242,6 +264,8 @@ pub(super) fn coalesce<S>(stream: S, outbox: Outbox) -> (Coalescing<S>, Flusher<
         filled: 0,
         is_blocked: false,
         may_read_bytes: TURN_READ_BYTES,
+        turn_read_bytes: TURN_READ_BYTES,
+        has_overrun: false,
         turn_begun: None,
         is_read_refused: false,
     }));

@@ -82,14 +82,13 @@ impl Turn {
             connection.wake();
         }
         let place = self.number.and_then(|number| state.waiting.iter_mut().find(|(waiting, _)| *waiting == number));
-        match place {
-            Some((_, waker)) => waker.clone_from(cx.waker()),
-            None => {
-                let number = state.next_number;
-                state.next_number += 1;
-                state.waiting.push_back((number, cx.waker().clone()));
-                self.number = Some(number);
-            }
+        if let Some((_, waker)) = place {
+            waker.clone_from(cx.waker());
+        } else {
+            let number = state.next_number;
+            state.next_number += 1;
+            state.waiting.push_back((number, cx.waker().clone()));
+            self.number = Some(number);
         }
         Poll::Pending
     }

@@ -161,7 +161,7 @@ impl RawConnection {
     /// Sends and throws away what comes meanwhile, so that neither side waits for the other for ever.
     pub(crate) async fn send_and_drain(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (mut reader, mut writer) = self.stream.split();
-        let mut said = [0; 16 << 10];
+        let mut said = vec![0; 16 << 10];
         let mut writing = std::pin::pin!(writer.write_all(bytes));
         loop {
             tokio::select! {

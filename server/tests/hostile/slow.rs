@@ -121,7 +121,7 @@ async fn uploads_a_byte_at_a_time() {
         let mut connection = RawConnection::greeted(&siege.server, &[]).await;
         let digest = absent_digest(900 + number);
         let name = siege.cache.write_name(&digest);
-        let message = crate::support::grpc::piece(&name, 0, &vec![7; 24], true);
+        let message = crate::support::grpc::piece(&name, 0, &[7; 24], true);
         let body = grpc_frame(&prost::Message::encode_to_vec(&message));
         connection.send(&frame(HEADERS, END_HEADERS, 1, &call_headers(WRITE))).await.expect("the server reads");
         writers.push((connection, body.into_iter()));

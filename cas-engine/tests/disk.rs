@@ -290,3 +290,32 @@ fn a_foreign_file_in_a_batch_is_written_by_itself() {
         assert_eq!((&read, own.slice(8, 4), foreign.1.load(Ordering::Relaxed)), (b"four", &b"four"[..], 1));
     });
 }
+
+/// A mapping that is read in no order has no read-ahead of the kernel's, so bringing in a megabyte of it went to the disk page
+/// by page, each time waiting: 256 requests of 4 KiB one after the other, a fifth of what the disk gives.
+#[test]
+fn a_cold_range_comes_in_large_requests_not_page_by_page() {
+    // Where the build is: temporary folders are in memory on many machines, and there nothing is ever cold.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let disk = FolderDisk::open_with(folder.path(), DiskAdapter::Positioned).unwrap();
+    let file = disk.create_segment(0, SIZE).unwrap();
+    let bytes = data(1, SIZE as usize);
+    file.write_at(0, &[IoSlice::new(&bytes)]).unwrap();
+    file.sync().unwrap();
+    drop(file);
+    let path = folder.path().join("segments/00000000");
+    rustix::fs::fadvise(File::open(path).unwrap(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let file = disk.open_segment(0, SIZE).unwrap();
+    let before = major_faults();
+    file.make_resident(100, SIZE - 200).unwrap();
+    let faults = major_faults() - before;
+    assert!(faults <= 16, "{faults} waits for the disk");
+    assert_eq!(file.slice(0, SIZE), bytes);
+}
+
+/// Of this thread so far: page faults that had to wait for the disk.
+fn major_faults() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    // Behind the name in parentheses, which may hold anything; field 12 of proc(5).
+    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(9).unwrap().parse().unwrap()
+}

@@ -64,6 +64,9 @@ impl Mapping {
 
     pub(super) fn make_resident(&self, offset_bytes: u32, length_bytes: u32) -> io::Result<()> {
         let (first, length) = self.pages(offset_bytes, length_bytes);
+        // Populating alone would go to the disk page by page and wait each time, since the mapping has no read-ahead: this
+        // asks for the whole range at once, in large requests. It is advice; what it did not do, populating does.
+        let _ = self.map.advise_range(memmap2::Advice::WillNeed, first, length);
         match self.map.advise_range(memmap2::Advice::PopulateRead, first, length) {
             // Kernels before 5.14 do not know it: the fault then happens on the caller's thread, which may wait.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),

@@ -40,12 +40,18 @@ pub fn cpu_time() -> std::time::Duration {
 
 /// CPU time so far of the threads of `pid` that live, as the scheduler counts it; zero where the kernel does not say.
 pub fn threads_time(pid: u32) -> std::time::Duration {
+    named_threads_time(pid, "")
+}
+
+/// The same of threads whose names begin with `name`.
+pub fn named_threads_time(pid: u32, name: &str) -> std::time::Duration {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let nanoseconds = |text: String| text.split_whitespace().next()?.parse::<u64>().ok();
     // A thread may end between the listing and the look at it.
-    let each =
-        tasks.filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok().and_then(nanoseconds));
-    std::time::Duration::from_nanos(each.sum())
+    let nanoseconds = |task: std::path::PathBuf| {
+        std::fs::read_to_string(task.join("comm")).ok().filter(|comm| comm.starts_with(name))?;
+        std::fs::read_to_string(task.join("schedstat")).ok()?.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    std::time::Duration::from_nanos(tasks.filter_map(|task| nanoseconds(task.path())).sum())
 }
 
 /// CPU time of the calling thread so far.

@@ -17,7 +17,7 @@ use super::hindrance::Hindrance;
 use super::line::{Bound, Line, Unit};
 use super::rounds::{Sample, median};
 use super::scene::Scene;
-use super::server::{Counted, Server, load, turn};
+use super::server::{Counted, NETWORK_THREAD, Server, load, turn};
 
 const BLOB_BYTES: u64 = 1 << 20;
 const IN_FLIGHT: usize = 32;
@@ -115,5 +115,5 @@ fn major_faults(task: &Path) -> Option<u64> {
     let stat = std::fs::read_to_string(task.join("stat")).ok()?;
     // Behind the name in parentheses, which may hold anything; field 12 of proc(5).
     let count = stat.rsplit_once(')')?.1.split_whitespace().nth(9)?.parse().ok()?;
-    name.starts_with("cask-edge").then_some(count)
+    name.starts_with(NETWORK_THREAD).then_some(count)
 }

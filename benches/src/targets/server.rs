@@ -18,6 +18,9 @@ use super::scene::Scene;
 /// The start of the line on standard output that says where the server listens.
 const LISTENING: &str = "cask: listening on ";
 
+/// How the names of threads that serve connections begin.
+pub const NETWORK_THREAD: &str = "cask-edge";
+
 /// A server and its store; the process ends and the folder goes when it is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -164,7 +167,11 @@ pub enum Counted {
 
 /// A turn of the load client.
 pub fn turn(workload: &Workload, options: &Options, counted: Counted) -> Result<Sample, Hindrance> {
-    let report = load(workload, options)?;
+    sample(&load(workload, options)?, counted)
+}
+
+/// What a report says of the server.
+pub fn sample(report: &Report, counted: Counted) -> Result<Sample, Hindrance> {
     let units: f64 = report
         .operations
         .iter()

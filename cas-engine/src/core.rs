@@ -217,8 +217,8 @@ impl Core {
     /// replaced meanwhile (evicted, uploaded anew) has another nonce and stays.
     pub(crate) fn forget_head(&self, head_key: Key, nonce: u64) -> bool {
         let Some(Found { location, .. }) = self.index.get(head_key) else { return false };
-        let head = self.pin(location).and_then(|range| self.header_at(&range, location));
-        let is_same = head.and_then(|head| head.part).is_some_and(|tag| tag.nonce == nonce);
+        let head = self.header_of_record(location);
+        let is_same = head.and_then(|(head, _)| head.part).is_some_and(|tag| tag.nonce == nonce);
         is_same && self.index.remove(head_key, location)
     }
 

@@ -88,14 +88,18 @@ pub fn run(workload: &Workload, options: &Options, mut tell: impl FnMut(Progress
         }
     }
     let sources = || stock.sources.iter().map(|(weight, source)| (*weight, source)).collect();
+    let mut warm_up = Tally::default();
     if !options.warm_up.is_zero() {
         let limit = Limit::Duration(options.warm_up);
-        stage(&mut workers, &stock, sources(), limit, Stage::WarmingUp, &mut tell);
+        warm_up = stage(&mut workers, &stock, sources(), limit, Stage::WarmingUp, &mut tell).0;
     }
     let usage = || options.server_pid.and_then(process::usage);
     let before = usage();
-    let (tally, elapsed) = stage(&mut workers, &stock, sources(), options.limit, Stage::Measuring, &mut tell);
+    let (mut tally, elapsed) = stage(&mut workers, &stock, sources(), options.limit, Stage::Measuring, &mut tell);
     let server = before.zip(usage());
+    // A connection that was given up before was not there to be measured.
+    tally.connections_lost += warm_up.connections_lost;
+    tally.gave_up = warm_up.gave_up.or(tally.gave_up);
     if tally.answered == 0 {
         return Err(LoadError::Unanswered(failure(&tally).unwrap_or_else(|| "the time was too short".to_owned())));
     }

@@ -32,6 +32,9 @@ use crate::{LoadError, Options, Target};
 /// After this long without a byte from any connection, the requests under way have failed.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
+/// How long the last requests of a stage are waited for while none is answered. A server may say other things meanwhile, such as pings.
+const LAST_ANSWER_WAIT_MAX: Duration = Duration::from_secs(300);
+
 /// One thread's part of the load.
 pub(crate) struct Worker<'a> {
     lines: Vec<Line<'a>>,
@@ -179,7 +182,7 @@ impl<'a> Worker<'a> {
                 .collect();
         }
         let mut events: Vec<epoll::Event> = Vec::with_capacity(1024);
-        let mut is_over = false;
+        let (mut is_over, mut over_since) = (false, None::<Instant>);
         // Lines that something happened to; at first all.
         let mut awake: Vec<usize> = (0..self.lines.len()).collect();
         loop {
@@ -212,7 +215,13 @@ impl<'a> Worker<'a> {
             }
             if received > 0 {
                 last_byte = now;
-            } else if now - last_byte > SILENCE_MAX {
+            }
+            let is_silent = received == 0 && now - last_byte > SILENCE_MAX;
+            if is_over && over_since.is_none() {
+                over_since = Some(now);
+            }
+            let is_late = over_since.is_some_and(|since| now - since.max(last_answer) > LAST_ANSWER_WAIT_MAX);
+            if is_silent || is_late {
                 tally.gave_up = Some(Fault::Silence.detail());
                 for at in 0..self.lines.len() {
                     self.close(at, phase, now, Fault::Silence, &mut tally);

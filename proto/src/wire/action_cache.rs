@@ -1,6 +1,7 @@
 //! `GetActionResult`: asked once an action, so a hit is mostly this.
 
 use super::WireFault;
+use super::batch_request::check_field_count;
 use super::fields::Fields;
 use super::raw_digest::RawDigest;
 
@@ -25,6 +26,7 @@ const INLINE_OUTPUT_FILES: u32 = 5;
 impl<'m> GetActionResult<'m> {
     /// Reads a request.
     pub fn parse(message: &'m [u8]) -> Result<Self, WireFault> {
+        check_field_count(message)?;
         let mut request = Self { message, ..Self::default() };
         let mut fields = Fields::new(message);
         while let Some(field) = fields.next()? {
@@ -53,5 +55,17 @@ impl<'m> GetActionResult<'m> {
             }
             None
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two bytes of message would become a path of many more in the handler's list.
+    #[test]
+    fn a_list_of_nothing_is_refused() {
+        assert!(GetActionResult::parse(&[0x2a, 0].repeat(1000)).is_ok());
+        assert!(GetActionResult::parse(&[0x2a, 0].repeat(4 << 20)).is_err());
     }
 }

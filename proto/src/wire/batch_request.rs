@@ -122,6 +122,6 @@ impl<'m> BatchRead<'m> {
     }
 }
 
-fn check_field_count(message: &[u8]) -> Result<(), WireFault> {
+pub(super) fn check_field_count(message: &[u8]) -> Result<(), WireFault> {
     if has_few_fields(message) { Ok(()) } else { Err(WireFault::TOO_MANY_FIELDS) }
 }

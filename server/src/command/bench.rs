@@ -202,7 +202,7 @@ struct Common {
     duration: TimeSpan,
 
     /// Measure this many requests instead, without warming up
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     requests: Option<u64>,
 
     /// How long the same is done before it is measured

@@ -60,10 +60,15 @@ pub(super) async fn receive<F: Frames>(
         Compressor::Identity => digest.size_bytes() as i64,
         _ => PRESENT_COMPRESSED,
     };
-    if let Some(data) = whole_small_blob(&name, &message, incoming) {
+    // What is compressed takes longer than a thread of connections has.
+    let may_gather = !cache.engine().compresses();
+    if let Some(data) = may_gather.then(|| whole_small_blob(&name, &message, incoming)).flatten() {
         sequence.accept(&message)?;
-        // What is parked under the name is begun anew.
+        // What is parked under the name is begun anew, or of no use any more.
         cache.forget_upload(&name);
+        if cache.engine().contains(&digest).map_err(answer_of)? {
+            return Ok(present);
+        }
         let stored = async { cache.put_small(digest, data).await.map_err(answer_of) };
         tokio::try_join!(stored, nothing_follows(cache, &mut sequence, incoming))?;
         return Ok(present);

@@ -53,6 +53,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// frames on the way are innocent, so a long build would reach the default. Still a bound: each costs the peer a frame.
 const LATE_FRAMES_MAX: usize = 1 << 18;
 
+/// Streams that a client may open and reset before we have looked at the first: a build that is interrupted cancels all its calls
+/// at once, and the library's 20 would end the connection that others of its build may share.
+const RESETS_UNSEEN_MAX: usize = CONCURRENT_STREAMS_MAX as usize;
+
 /// How every connection is spoken with; made once.
 #[derive(Clone)]
 pub(super) struct Protocol {
@@ -75,6 +79,7 @@ impl Protocol {
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
             .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
             .max_local_error_reset_streams(LATE_FRAMES_MAX)
+            .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         Self { builder: Arc::new(builder), tls }

@@ -75,6 +75,10 @@ impl Turn {
         if state.room_bytes > 0 {
             if let Some(number) = self.number.take() {
                 state.waiting.retain(|(waiting, _)| *waiting != number);
+                // It may have nothing to hand over just now: where room ends is found out by who needs it.
+                if let Some((_, waker)) = state.waiting.pop_front() {
+                    waker.wake();
+                }
             }
             return Poll::Ready(());
         }
@@ -196,5 +200,28 @@ mod tests {
         assert_eq!(woken(&waiting), WOKEN_MAX);
         drop(waiting.remove(0));
         assert_eq!(waiting[WOKEN_MAX - 1].1.0.load(Relaxed), 1);
+    }
+
+    /// Cold reads and followers of logs wait in line like the others and have nothing to hand over when they are woken. Hot reads behind
+    /// them slept until something else happened to their connection.
+    #[test]
+    fn who_is_woken_and_has_nothing_lets_the_next_one_come() {
+        let outbox = Outbox::default();
+        let (connection, _) = task();
+        let mut waiting: Vec<_> = (0..WOKEN_MAX + 2)
+            .map(|_| {
+                let ((waker, woken), mut turn) = (task(), Turn::new(outbox.clone()));
+                assert!(!has_room(&mut turn, &waker));
+                (turn, waker, woken)
+            })
+            .collect();
+        outbox.open(&Context::from_waker(&connection));
+        let (turn, waker, _) = &mut waiting[0];
+        assert!(has_room(turn, waker));
+        assert_eq!(waiting[WOKEN_MAX].2.0.load(Relaxed), 1);
+        let (turn, waker, _) = &mut waiting[1];
+        assert!(has_room(turn, waker));
+        turn.took(ROOM_BYTES);
+        assert_eq!(waiting[WOKEN_MAX + 1].2.0.load(Relaxed), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Row 12: blobs of 1 MiB that the page cache does not have, each read once, 32 in flight, beside O_DIRECT reads of the same
+//! Row 12: blobs of 1 MiB that the page cache does not have, each read once, 32 in flight, beside `O_DIRECT` reads of the same
 //! files; and what other clients of the same network thread feel of it.
 //!
 //! Each turn stops the server, lets go of the segments' pages, and starts it again. Network threads must not take a single

@@ -1,4 +1,4 @@
-//! What the disk itself gives: O_DIRECT in pieces of 1 MiB, many at once, past the page cache. The reference of what is
+//! What the disk itself gives: `O_DIRECT` in pieces of 1 MiB, many at once, past the page cache. The reference of what is
 //! durable and of what is cold.
 
 use std::fs::{File, OpenOptions};

@@ -8,7 +8,7 @@ use cask_load::{Limit, Options, Workload};
 use super::hindrance::Hindrance;
 use super::rounds::median;
 use super::scene::Scene;
-use super::server::{Server, load};
+use super::server::Server;
 use crate::process::{anonymous_memory_of, resident_memory_of};
 
 /// The first part fills the store, warms caches and allocators, and does not count.
@@ -20,14 +20,12 @@ const GROWTH_BYTES_MAX: f64 = 8e6;
 const SLICE: Duration = Duration::from_secs(20);
 
 /// What goes on at once, each on a connection of its own, with so many requests in flight.
-const WORKLOADS: [(Workload, usize); 7] = [
+const WORKLOADS: [(Workload, usize); 5] = [
+    (Workload::Mixed { hit_rate: 0.9 }, 16),
     (Workload::FindMissing { batch: 1_000, hit_rate: 0.0, blobs: 50_000 }, 2),
-    (Workload::Read { size_bytes: 16_000_000, blobs: 2 }, 1),
-    (Workload::Read { size_bytes: 20_000, blobs: 500 }, 4),
+    (Workload::Read { size_bytes: 64_000_000, blobs: 1 }, 1),
     (Workload::Write { size_bytes: 3_000_000, message_bytes: 64 << 10 }, 1),
     (Workload::BatchUpdate { size_bytes: 4_096, batch: 50 }, 1),
-    (Workload::ActionMiss { actions: 10_000 }, 2),
-    (Workload::ActionUpdate { outputs: 3 }, 1),
 ];
 
 /// One look at the server.
@@ -39,7 +37,7 @@ struct Look {
 
 /// Runs for `time`, prints what it sees, and says whether memory stayed flat.
 pub fn run(scene: &Scene, time: Duration) -> Result<bool, Hindrance> {
-    let server = Server::start_with(scene, "2GiB", &["--lease", "10m", "--lease-floor", "0s"])?;
+    let server = Server::start_with(scene, "4GiB", &["--lease", "10m", "--lease-floor", "0s"])?;
     let (begin, mut looks, mut requests) = (Instant::now(), Vec::new(), 0);
     thread::scope(|scope| {
         let loads: Vec<_> = WORKLOADS
@@ -95,7 +93,13 @@ fn go_on(
             server_pid: None,
             ..server.options(scene, concurrency)
         };
-        requests += load(workload, &options)?.operations.iter().map(|row| row.requests).sum::<u64>();
+        let report = cask_load::run(workload, &options, |_| ())?;
+        requests += report.operations.iter().map(|row| row.requests).sum::<u64>();
+        // A blob may have gone since the client stored it: the store is small, and what was not asked for the longest goes
+        // first. That is no matter of memory.
+        if let Some(error) = report.errors.first() {
+            println!("          {} x {} of {}: {}", error.count, error.code, workload.name(), error.detail);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The table: lines for people, on a terminal and in Markdown.
 
-use super::line::Line;
+use std::fmt::Write as _;
+
+use super::line::{Line, Verdict};
 
 const HEADS: [&str; 6] = ["row", "what", "target", "measured", "reference", "met?"];
 
@@ -26,14 +28,13 @@ pub fn text(lines: &[Line]) -> String {
 pub fn markdown(lines: &[Line]) -> String {
     let mut text = format!("| {} |\n|{}\n", HEADS.join(" | "), "---|".repeat(HEADS.len()));
     for line in lines {
-        text += &format!("| {} |\n", cells(line).map(|cell| cell.replace('|', "\\|")).join(" | "));
+        let _ = writeln!(text, "| {} |", cells(line).map(|cell| cell.replace('|', "\\|")).join(" | "));
     }
     text
 }
 
 /// How many targets are met, missed and not measured, in a sentence.
 pub fn summary(lines: &[Line]) -> String {
-    use super::line::Verdict;
     let count = |verdict: Verdict| lines.iter().filter(|line| line.verdict == verdict).count();
     format!(
         "{} targets met, {} missed, {} not measured",

@@ -160,12 +160,13 @@ impl http_body::Body for SentBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Pieces>, Status>>> {
         // On HTTP/1 there is no task of ours: the connection has one stream, and what guards it guards this.
         let is_stream = HANDED_OUT.try_with(Cell::get).is_ok();
-        if is_stream && let Some(turn) = &mut self.turn {
-            if turn.poll_room(cx).is_pending() {
-                // A client that reads so little of its connection is waited for no longer than one that reads nothing of a stream.
-                HANDED_OUT.with(|handed_out| handed_out.set(handed_out.get().or_else(|| Some(Instant::now()))));
-                return Poll::Pending;
-            }
+        if is_stream
+            && let Some(turn) = &mut self.turn
+            && turn.poll_room(cx).is_pending()
+        {
+            // A client that reads so little of its connection is waited for no longer than one that reads nothing of a stream.
+            HANDED_OUT.with(|handed_out| handed_out.set(handed_out.get().or_else(|| Some(Instant::now()))));
+            return Poll::Pending;
         }
         if is_stream {
             HANDED_OUT.with(|handed_out| handed_out.set(None));

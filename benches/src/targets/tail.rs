@@ -34,7 +34,6 @@ pub(super) fn measure(scene: &Scene, lines: &mut Vec<Line>) -> Result<(), Hindra
         let writing = scope.spawn(|| yielding(|| load(&writer, &background)));
         thread::sleep(Duration::from_secs(1));
         let beside = load(&probe, &limited(time));
-        let joined = |outcome: thread::Result<_>| outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (beside, joined(reading.join()), joined(writing.join()))
     });
     let (beside, written, read_bytes_per_second) = (beside?, written?, read?);
@@ -55,6 +54,10 @@ pub(super) fn measure(scene: &Scene, lines: &mut Vec<Line>) -> Result<(), Hindra
         );
     }
     Ok(())
+}
+
+fn joined<T>(outcome: thread::Result<T>) -> T {
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Reads a large blob again and again, and stores it anew should it be evicted; bytes a second.

@@ -55,7 +55,8 @@ pub(super) fn measure(scene: &Scene, lines: &mut Vec<Line>) -> Result<(), Hindra
         let lacking = Hindrance::Lacking("this processor has no SHA-NI".to_owned());
         lines.push(Line::hindered("9", what, &lacking));
     }
-    let server = Server::start(scene, "4GiB")?;
+    // Small, so that it soon overwrites what is in memory, as a store that has been full for long does.
+    let server = Server::start(scene, "1GiB")?;
     let workload = Workload::BatchUpdate { size_bytes: BLOB_BYTES as u64, batch: BLOBS };
     let mut seed = 1;
     let [uploaded] = in_turn(

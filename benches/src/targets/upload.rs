@@ -22,7 +22,8 @@ const MESSAGE_BYTES: usize = 16 << 10;
 
 pub(super) fn measure(scene: &Scene, lines: &mut Vec<Line>) -> Result<(), Hindrance> {
     let raw = Raw::start(scene)?;
-    let server = Server::start(scene, "4GiB")?;
+    // Small, so that it soon overwrites what is in memory, as a store that has been full for long does.
+    let server = Server::start(scene, "1GiB")?;
     let workload = Workload::Write { size_bytes: BLOB_BYTES, message_bytes: MESSAGE_BYTES };
     let (mut seed, mut network_ms) = (1, Vec::new());
     let [received, hashed, uploaded] = in_turn(

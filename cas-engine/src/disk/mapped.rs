@@ -77,7 +77,6 @@ impl Mapping {
     /// Pages that the kernel may let go first.
     pub(super) fn no_longer_needed(&self, offset_bytes: u32, length_bytes: u32) {
         let (first, length) = self.pages(offset_bytes, length_bytes);
-        self.residency.forget(first, length);
         // SAFETY: the range lies inside the mapping (`pages` clamps it) and starts at a page. The advice changes no byte: pages
         // that go are read again when they are looked at.
         let advised = unsafe {
@@ -86,5 +85,7 @@ impl Mapping {
         };
         // Kernels before 5.4 do not know it.
         let _ = advised;
+        // Not before: who looks while the pages go would note them as seen.
+        self.residency.forget(first, length);
     }
 }

@@ -69,7 +69,7 @@ impl Residency {
         })
     }
 
-    /// The range is about to leave memory.
+    /// The range has been told to leave memory.
     pub(super) fn forget(&self, first: usize, length: usize) {
         for number in self.numbers(first, length) {
             self.blocks[number].asked_ms.store(0, Relaxed);

@@ -187,6 +187,10 @@ impl Server {
             }
         }
         command.args(&self.options.flags);
+        // The same tests over each way to write; see the `adapters` stage.
+        if let Ok(adapter) = std::env::var("CASK_TEST_DISK_ADAPTER") {
+            command.args(["--disk-adapter", &adapter]);
+        }
         // What the developer has set for servers of their own is not for this one.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CASK_") {

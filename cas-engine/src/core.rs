@@ -175,7 +175,7 @@ impl Core {
     /// The header at a pinned location, if one of this life stands there.
     pub(crate) fn header_at(&self, range: &PinnedRange, location: Location) -> Option<RecordHeader> {
         let place = range.pin.segment().place(self.superblock.store_id, location.offset_bytes());
-        let header = RecordHeader::decode(range.as_ref(), &place)?;
+        let header = RecordHeader::decode(range.header_bytes(), &place)?;
         (header.record_length_bytes() == location.length_bytes() as usize).then_some(header)
     }
 

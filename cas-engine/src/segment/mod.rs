@@ -221,6 +221,12 @@ impl PinnedRange {
         self.pin.segment().file().make_resident(self.offset_bytes, length_bytes)
     }
 
+    /// The bytes a header may take, and not those behind it: they may be on a page that nobody can read.
+    pub(crate) fn header_bytes(&self) -> &[u8] {
+        let length_bytes = self.length_bytes.min(RECORD_HEADER_BYTES_MAX as u32);
+        self.pin.segment().file().slice(self.offset_bytes, length_bytes)
+    }
+
     /// The same pin on `length_bytes` bytes from `skip_bytes` on.
     pub(crate) fn narrow(self, skip_bytes: u32, length_bytes: u32) -> Self {
         assert!(skip_bytes + length_bytes <= self.length_bytes, "a range is narrowed, never widened");

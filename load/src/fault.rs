@@ -1,5 +1,7 @@
 //! [`Fault`]: why a request failed, as it is counted in a report.
 
+use cask_proto::GRPC_CODES;
+
 use crate::wire::frame::code_name;
 
 /// gRPC's codes.
@@ -9,26 +11,7 @@ pub(crate) mod code {
 
 /// The name of a gRPC status code.
 fn grpc_name(code: u32) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    NAMES.get(code as usize).copied().unwrap_or("a code that does not exist")
+    GRPC_CODES.get(code as usize).copied().unwrap_or("a code that does not exist")
 }
 
 /// Why a request failed.

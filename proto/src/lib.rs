@@ -5,6 +5,7 @@
 //! the executor; knows nothing of sockets, storage or policy.
 
 pub mod codec;
+mod codes;
 mod compressor;
 pub mod digest;
 mod error;
@@ -12,6 +13,7 @@ mod log_name;
 mod resource_name;
 pub mod wire;
 
+pub use codes::GRPC_CODES;
 pub use compressor::Compressor;
 pub use error::WireError;
 pub use log_name::{LogName, LogResource};

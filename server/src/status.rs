@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use cask_engine::EngineError;
+use cask_proto::wire::FramingFault;
 use cask_proto::{WireError, rpc};
 use http::StatusCode;
 use tonic::{Code, Status};
@@ -114,6 +115,15 @@ impl From<&ReadOnly> for Answer {
             http: StatusCode::FORBIDDEN,
             retry_after: None,
             message: error.to_string(),
+        }
+    }
+}
+
+impl From<&FramingFault> for Answer {
+    fn from(fault: &FramingFault) -> Answer {
+        match fault {
+            FramingFault::Compressed => Answer::unimplemented(fault.to_string()),
+            _ => Answer::invalid(fault.to_string()),
         }
     }
 }

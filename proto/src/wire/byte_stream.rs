@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::fields::Fields;
-use super::segments::{PREFIX_BYTES, Segments};
+use super::prefix::MESSAGE_PREFIX_BYTES;
+use super::segments::Segments;
 use super::{WireFault, encode};
 
 /// A `ReadRequest`.
@@ -38,7 +39,7 @@ impl<'m> ReadRequest<'m> {
 pub(super) const DATA: u32 = 10;
 
 /// The longest head: prefix, key, and a length below 2^32.
-pub const READ_RESPONSE_HEAD_BYTES_MAX: usize = PREFIX_BYTES + 1 + 5;
+pub const READ_RESPONSE_HEAD_BYTES_MAX: usize = MESSAGE_PREFIX_BYTES + 1 + 5;
 
 /// Writes what stands before the data of a `ReadResponse` on the wire: gRPC's prefix, the field's key and length. Returns how many bytes that
 /// are. Empty data is the empty message, a prefix alone.

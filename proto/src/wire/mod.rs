@@ -5,7 +5,7 @@
 //! (`tests/equivalence` holds the two against each other, on well-formed, mutated and random bytes), with one addition: lists that
 //! are nothing but empty fields are refused, as [`codec`](crate::codec) refuses them.
 //!
-//! Input is one message: no gRPC prefix, decompressed, complete (but for [`write_head`]). Nothing here allocates by what a length field
+//! Input is one message: no gRPC prefix (`prefix` reads that), decompressed, complete (but for [`write_head`]). Nothing here allocates by what a length field
 //! claims, and nothing waits. Used by the handlers of hot methods; everything else goes through the generated types.
 //!
 //! Read in this order: `fields` (protobuf as it lies), `raw_digest`, one file a service's messages, `segments` (what an answer is).
@@ -18,6 +18,7 @@ mod encode;
 mod fault;
 mod fields;
 mod find_missing;
+mod prefix;
 mod raw_digest;
 mod segments;
 mod write_head;
@@ -29,6 +30,7 @@ pub use byte_stream::{READ_RESPONSE_HEAD_BYTES_MAX, ReadRequest, WriteMessage, r
 pub use fault::WireFault;
 pub(crate) use fields::has_few_fields;
 pub use find_missing::{DigestFault, Entry, FindMissing, FindMissingAnswer, ParsedDigests};
+pub use prefix::{FramingFault, MESSAGE_PREFIX_BYTES, message_length};
 pub use raw_digest::{OwnedRawDigest, RawDigest};
 pub use segments::Segments;
 pub use write_head::{WriteHead, write_head};

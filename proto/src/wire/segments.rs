@@ -6,12 +6,10 @@
 use bytes::Bytes;
 
 use super::encode::Out;
+use super::prefix::MESSAGE_PREFIX_BYTES;
 
 /// Slices below this are copied.
 const SLICE_BYTES_MIN: usize = 512;
-
-/// gRPC's: a flag, and the message's length in four bytes.
-pub(super) const PREFIX_BYTES: usize = 5;
 
 /// A message that grows at its end.
 #[derive(Debug)]
@@ -37,14 +35,14 @@ impl Segments {
 
     /// The empty message, with room for this many gathered bytes.
     pub fn with_capacity(gathered_bytes: usize) -> Self {
-        let mut gathered = Vec::with_capacity(PREFIX_BYTES + gathered_bytes);
-        gathered.resize(PREFIX_BYTES, 0);
+        let mut gathered = Vec::with_capacity(MESSAGE_PREFIX_BYTES + gathered_bytes);
+        gathered.resize(MESSAGE_PREFIX_BYTES, 0);
         Self { gathered, slices: Vec::new(), slices_bytes: 0 }
     }
 
     /// Bytes of the message so far.
     pub fn len(&self) -> usize {
-        self.gathered.len() - PREFIX_BYTES + self.slices_bytes
+        self.gathered.len() - MESSAGE_PREFIX_BYTES + self.slices_bytes
     }
 
     /// True for the empty message.
@@ -76,7 +74,7 @@ impl Segments {
 
     /// The message, in order; no segment is empty.
     pub fn into_message(self) -> Vec<Bytes> {
-        self.cut(PREFIX_BYTES)
+        self.cut(MESSAGE_PREFIX_BYTES)
     }
 
     /// The message behind the prefix of an uncompressed gRPC message.
@@ -85,7 +83,7 @@ impl Segments {
     /// When the message has 4 GiB or more; answers are bounded far below.
     pub fn into_frame(mut self) -> Vec<Bytes> {
         let length = u32::try_from(self.len()).expect("answers are shorter than 4 GiB");
-        self.gathered[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+        self.gathered[1..MESSAGE_PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
         self.cut(0)
     }
 

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use cask_proto::wire::{FramingFault, MESSAGE_PREFIX_BYTES, message_length};
 
 use super::Request;
 use crate::access::limits::FREE_MESSAGE_BYTES_MAX;
@@ -13,9 +14,6 @@ use crate::access::silence::Silence;
 use crate::access::yielding::Holding;
 use crate::cache::Cache;
 use crate::status::{Answer, answer_of};
-
-/// A flag, and the message's length.
-const MESSAGE_PREFIX_BYTES: usize = 5;
 
 /// The body of a request.
 pub(crate) trait Frames: Send {
@@ -111,19 +109,7 @@ impl<F: Frames> Incoming<F> {
                 have += piece.len();
             }
         }
-        let [flag, length @ ..] = prefix;
-        let length = u32::from_be_bytes(length) as usize;
-        match flag {
-            0 => {}
-            // Nobody was told that messages may be compressed.
-            1 => return Err(Answer::unimplemented("compressed gRPC messages are not supported")),
-            flag => return Err(Answer::invalid(format!("{flag} is no flag of a gRPC message"))),
-        }
-        if length > bytes_max {
-            return Err(Answer::invalid(format!(
-                "a message of {length} bytes is over this method's limit of {bytes_max}"
-            )));
-        }
+        let length = message_length(prefix, bytes_max).map_err(answer_of)?;
         Ok(Some(length))
     }
 
@@ -197,7 +183,7 @@ impl<F: Frames> Incoming<F> {
 }
 
 fn cut_short() -> Answer {
-    Answer::invalid("the body ends within a message")
+    answer_of(FramingFault::CutShort)
 }
 
 fn too_late(wait_max: Duration) -> Answer {

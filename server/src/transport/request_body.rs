@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cask_proto::wire::{FramingFault, MESSAGE_PREFIX_BYTES, message_length};
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::futures::OwnedNotified;
@@ -23,7 +24,7 @@ use crate::access::limits::{FREE_MESSAGE_BYTES_MAX, OverBudget};
 use crate::access::silence::Silence;
 use crate::access::yielding::Holding;
 use crate::cache::Cache;
-use crate::status::Answer;
+use crate::status::{self, Answer};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -75,7 +76,7 @@ where
         let mut passed_bytes = 0;
         let begun_before = self.framing.message_count;
         loop {
-            match self.framing.follow(&data[passed_bytes..], self.paid_bytes).map_err(Status::from)? {
+            match self.framing.follow(&data[passed_bytes..], self.paid_bytes).map_err(status::grpc)? {
                 Followed::All => {
                     if self.framing.message_count != begun_before
                         && let Some(holding) = &*self.paid.lock()
@@ -140,7 +141,7 @@ where
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
                 Poll::Ready(None) => {
-                    return Poll::Ready(self.framing.finish().err().map(|fault| Err(Status::from(fault).into())));
+                    return Poll::Ready(self.framing.finish().err().map(|fault| Err(status::grpc(fault).into())));
                 }
                 Poll::Pending => return self.poll_patience(cx).map(|status| Some(Err(status.into()))),
             }
@@ -203,12 +204,11 @@ struct Framing {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    Prefix { bytes: [u8; PREFIX_BYTES], have: usize },
+    Prefix { bytes: [u8; MESSAGE_PREFIX_BYTES], have: usize },
     Message { left_bytes: usize },
 }
 
-const PREFIX_BYTES: usize = 5;
-const START: Place = Place::Prefix { bytes: [0; PREFIX_BYTES], have: 0 };
+const START: Place = Place::Prefix { bytes: [0; MESSAGE_PREFIX_BYTES], have: 0 };
 
 #[derive(Debug, PartialEq, Eq)]
 enum Followed {
@@ -218,23 +218,6 @@ enum Followed {
         at: usize,
         bytes: usize,
     },
-}
-
-/// What is wrong with a body. All permanent.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum FramingFault {
-    #[error("a message of {bytes} bytes is over this method's limit of {limit_bytes}")]
-    TooLong { bytes: usize, limit_bytes: usize },
-    #[error("{0} is no flag of a gRPC message")]
-    Flag(u8),
-    #[error("the body ends within a message")]
-    CutShort,
-}
-
-impl From<FramingFault> for Status {
-    fn from(fault: FramingFault) -> Status {
-        Status::invalid_argument(fault.to_string())
-    }
 }
 
 impl Framing {
@@ -249,20 +232,12 @@ impl Framing {
             match &mut self.place {
                 Place::Prefix { bytes, have } => {
                     bytes[*have] = data[at];
-                    if *have + 1 < PREFIX_BYTES {
+                    if *have + 1 < MESSAGE_PREFIX_BYTES {
                         *have += 1;
                         at += 1;
                         continue;
                     }
-                    let [flag, length @ ..] = *bytes;
-                    let length = u32::from_be_bytes(length) as usize;
-                    if flag > 1 {
-                        return Err(FramingFault::Flag(flag));
-                    }
-                    if length > self.message_size_bytes_max {
-                        let limit_bytes = self.message_size_bytes_max;
-                        return Err(FramingFault::TooLong { bytes: length, limit_bytes });
-                    }
+                    let length = message_length(*bytes, self.message_size_bytes_max)?;
                     if length > paid_bytes {
                         return Ok(Followed::Unpaid { at, bytes: length });
                     }
@@ -302,7 +277,7 @@ mod tests {
     fn message(length: usize) -> Vec<u8> {
         let mut bytes = vec![0];
         bytes.extend_from_slice(&(length as u32).to_be_bytes());
-        bytes.resize(PREFIX_BYTES + length, 7);
+        bytes.resize(MESSAGE_PREFIX_BYTES + length, 7);
         bytes
     }
 
@@ -329,7 +304,7 @@ mod tests {
         for cut in 0..body.len() {
             let mut framing = Framing::new(LIMIT);
             let (head, tail) = body.split_at(cut);
-            let stop = PREFIX_BYTES + 10 + PREFIX_BYTES - 1;
+            let stop = MESSAGE_PREFIX_BYTES + 10 + MESSAGE_PREFIX_BYTES - 1;
             let first = framing.follow(head, 100);
             let at = if cut > stop {
                 assert_eq!(first, Ok(Followed::Unpaid { at: stop, bytes: 200 }));
@@ -349,7 +324,11 @@ mod tests {
         let too_long = FramingFault::TooLong { bytes: LIMIT + 1, limit_bytes: LIMIT };
         let mut flagged = message(3);
         flagged[0] = 7;
-        for (body, fault) in [(message(LIMIT + 1), too_long), (flagged, FramingFault::Flag(7))] {
+        let mut compressed = message(3);
+        compressed[0] = 1;
+        for (body, fault) in
+            [(message(LIMIT + 1), too_long), (flagged, FramingFault::Flag(7)), (compressed, FramingFault::Compressed)]
+        {
             assert_eq!(Framing::new(LIMIT).follow(&body, LIMIT), Err(fault));
         }
     }

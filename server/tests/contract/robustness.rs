@@ -160,6 +160,17 @@ async fn bodies_that_are_no_message_are_errors() {
     assert_well(&mut server, &cache).await;
 }
 
+/// The framing library answered INTERNAL here, which clients retry for ever.
+#[tokio::test]
+async fn a_compressed_message_is_unimplemented_for_methods_hot_and_cold() {
+    let (mut server, cache) = start().await;
+    for path in METHODS {
+        let answer = grpc_call(&server, path, &[], vec![1, 0, 0, 0, 2, 0x0a, 0]).await.expect("an answer");
+        assert_eq!(answer.grpc_code(), Some(Code::Unimplemented), "{path}: {answer:?}");
+    }
+    assert_well(&mut server, &cache).await;
+}
+
 #[tokio::test]
 async fn two_messages_to_a_unary_method_are_an_error_or_the_first_counts() {
     let (mut server, cache) = start().await;

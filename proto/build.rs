@@ -6,11 +6,16 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 /// The roots; what they import is compiled with them.
-const ROOT_FILES: [&str; 8] = [
+const ROOT_FILES: [&str; 13] = [
     "build/bazel/remote/asset/v1/remote_asset.proto",
     "build/bazel/remote/execution/v2/remote_execution.proto",
     "build/bazel/remote/logstream/v1/remote_logstream.proto",
     "build/bazel/semver/semver.proto",
+    "buildbarn/resourceusage/resourceusage.proto",
+    "buildbarn/runner/runner.proto",
+    "cask/queue/v1/journal.proto",
+    "cask/worker/v1/worker.proto",
+    "google/devtools/remoteworkers/v1test2/bots.proto",
     "google/bytestream/bytestream.proto",
     "google/longrunning/operations.proto",
     "google/rpc/error_details.proto",

@@ -1,9 +1,11 @@
-//! Cask's remote execution parts. Today: the client of a remote cache, used by the command line and the tests, later by
-//! workers.
+//! Cask's remote execution: the API's client, the scheduler, the worker, the runner.
 //!
 //! Reaches blobs only as any client does, over the Remote Execution API; knows nothing of how a server stores them.
 
 pub mod client;
 mod error;
+pub mod runner;
+pub mod scheduler;
+pub mod worker;
 
 pub use error::ClientError;

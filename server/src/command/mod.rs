@@ -5,11 +5,15 @@ mod banner;
 mod bench;
 mod capabilities;
 mod download;
+mod execute;
 mod find_missing;
 mod fsck;
 mod remote;
+mod run;
+mod runner;
 mod serve;
 mod upload;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -32,6 +36,10 @@ enum Verb {
     Download(download::DownloadArguments),
     FindMissing(find_missing::FindMissingArguments),
     Capabilities(capabilities::CapabilitiesArguments),
+    Execute(execute::ExecuteArguments),
+    Run(run::RunArguments),
+    Worker(worker::WorkerArguments),
+    Runner(runner::RunnerArguments),
     Fsck(fsck::FsckArguments),
     Bench(bench::BenchArguments),
 }
@@ -59,6 +67,10 @@ pub(crate) fn run() -> ExitCode {
         Some(Verb::Download(arguments)) => download::run(arguments),
         Some(Verb::FindMissing(arguments)) => find_missing::run(arguments),
         Some(Verb::Capabilities(arguments)) => capabilities::run(arguments),
+        Some(Verb::Execute(arguments)) => execute::run(arguments),
+        Some(Verb::Run(arguments)) => run::run(arguments),
+        Some(Verb::Worker(arguments)) => worker::run(arguments),
+        Some(Verb::Runner(arguments)) => runner::run(arguments),
         Some(Verb::Fsck(arguments)) => fsck::run(&arguments),
         Some(Verb::Bench(arguments)) => bench::run(arguments),
         None => {

@@ -6,7 +6,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 /// The roots; what they import is compiled with them.
-const ROOT_FILES: [&str; 13] = [
+const ROOT_FILES: [&str; 14] = [
     "build/bazel/remote/asset/v1/remote_asset.proto",
     "build/bazel/remote/execution/v2/remote_execution.proto",
     "build/bazel/remote/logstream/v1/remote_logstream.proto",
@@ -14,6 +14,7 @@ const ROOT_FILES: [&str; 13] = [
     "buildbarn/resourceusage/resourceusage.proto",
     "buildbarn/runner/runner.proto",
     "cask/queue/v1/journal.proto",
+    "cask/runner/v1/options.proto",
     "cask/worker/v1/worker.proto",
     "google/devtools/remoteworkers/v1test2/bots.proto",
     "google/bytestream/bytestream.proto",

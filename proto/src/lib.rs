@@ -35,6 +35,7 @@ pub use generated::build::bazel::semver;
 pub use generated::buildbarn::resourceusage;
 pub use generated::buildbarn::runner;
 pub use generated::cask::queue::v1 as queue;
+pub use generated::cask::runner::v1 as run_options;
 pub use generated::cask::worker::v1 as workers;
 pub use generated::google::bytestream;
 pub use generated::google::devtools::remoteworkers::v1test2 as bots;

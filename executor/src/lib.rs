@@ -3,6 +3,7 @@
 //! Reaches blobs only as any client does, over the Remote Execution API; knows nothing of how a server stores them.
 
 pub mod action;
+pub mod bots;
 pub mod client;
 mod error;
 pub mod runner;

@@ -16,9 +16,32 @@
 //! effects: the simulator in `tests/scheduler` relies on it. What a task is about (its blobs, its result's place in the action
 //! cache) is for the callers.
 
+mod assigning;
+mod deadlines;
+mod ending;
+mod ids;
+mod journal;
+mod listening;
+mod merge;
+mod operation;
 mod options;
+mod platform;
+mod pool;
+mod queue;
+mod registry;
+mod response;
+mod restoring;
+mod retention;
+mod sessions;
+mod slots;
+mod submitting;
+mod task;
+mod ticking;
 mod view;
 
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cask_index::Digest;
@@ -27,7 +50,17 @@ use cask_proto::queue::TaskRecord;
 use cask_proto::reapi;
 use cask_proto::workers;
 
+use self::deadlines::Deadlines;
+pub use self::ids::{JournalSlot, LeaseId, NotAnId, OperationId, SessionId};
+use self::merge::Merges;
+use self::operation::Operations;
 pub use self::options::Options;
+use self::pool::Pools;
+use self::queue::Order;
+use self::registry::Registry;
+use self::retention::Retention;
+use self::slots::Slots;
+use self::task::Task;
 pub use self::view::{OperationView, Stage, TaskView, WorkerView};
 
 /// The time of a call.
@@ -39,28 +72,12 @@ pub struct Now {
     pub wall: SystemTime,
 }
 
-/// The part of an operation's name that is not its instance; 128 random bits, so nobody guesses another's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OperationId(pub u128);
-
-/// One worker's right to one run of a task; 128 random bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LeaseId(pub u128);
-
-/// A worker that is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionId(pub u64);
-
-/// Where a task is in the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JournalSlot(pub u32);
-
 /// An action to be run, after everything that can be said against it was looked at.
 #[derive(Clone, Debug)]
 pub struct Submission {
     /// Whose action, whose workers.
     pub instance: InstanceName,
-    /// Of the Action message.
+    /// Of the Action message. Its namespace is not looked at: an instance has one.
     pub action: Digest,
     /// The properties that count, sorted by name and value as they came.
     pub platform: reapi::Platform,
@@ -164,136 +181,107 @@ pub enum Effect {
 pub struct Finishing {
     /// Whose.
     pub instance: InstanceName,
-    /// Of the Action message.
+    /// Of the Action message, in the shared namespace: the caller knows which the instance has.
     pub action: Digest,
     /// Not for the action cache.
     pub do_not_cache: bool,
 }
 
-/// The scheduler. See the module.
+/// Gives identifiers.
+struct Random(Box<dyn FnMut() -> u128 + Send>);
+
+impl fmt::Debug for Random {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Random")
+    }
+}
+
+/// The scheduler. See the module; the calls stand where what they are about stands.
 #[derive(Debug)]
-pub struct Scheduler {}
+pub struct Scheduler {
+    options: Options,
+    random: Random,
+    pools: Pools,
+    tasks: Slots<Box<Task>>,
+    operations: Operations,
+    merges: Merges,
+    /// Of running tasks, and the last ones of tasks that wait again.
+    leases: HashMap<LeaseId, JournalSlot>,
+    registry: Registry,
+    deadlines: Deadlines,
+    retention: Retention,
+    next_order: Order,
+    /// The response of every cancelled operation.
+    cancelled: Arc<reapi::ExecuteResponse>,
+    /// Of what is not counted elsewhere.
+    counts: Counts,
+    effects: Vec<Effect>,
+}
 
 impl Scheduler {
     /// An empty one. `random` gives identifiers.
     pub fn new(options: Options, random: Box<dyn FnMut() -> u128 + Send>) -> Self {
-        todo!()
-    }
-
-    /// Takes what the journal had when the last process ended. Called once, before anything else. Tasks that were leased wait
-    /// for their workers to come back before they are queued again.
-    pub fn restore(&mut self, now: &Now, records: Vec<(JournalSlot, TaskRecord)>) {
-        todo!()
-    }
-
-    /// Takes an action, or joins it to an identical one that is on its way.
-    pub fn execute(&mut self, now: &Now, submission: Submission) -> Result<OperationId, Refused> {
-        todo!()
-    }
-
-    /// An operation that is finished from the start: its result was in the action cache.
-    pub fn finished_at_once(
-        &mut self,
-        now: &Now,
-        submission: Submission,
-        response: reapi::ExecuteResponse,
-    ) -> OperationId {
-        todo!()
-    }
-
-    /// Somebody listens to an operation. One that nobody listens to for long enough is cancelled while it is queued.
-    pub fn attach(&mut self, operation: OperationId) -> Result<(), UnknownOperation> {
-        todo!()
-    }
-
-    /// Somebody stopped listening.
-    pub fn detach(&mut self, now: &Now, operation: OperationId) {
-        todo!()
-    }
-
-    /// How an operation stands.
-    pub fn operation(&self, operation: OperationId) -> Option<OperationView> {
-        todo!()
-    }
-
-    /// Operations of an instance by rising id, those after `after`, at most `limit`.
-    pub fn operations(&self, instance: &InstanceName, after: Option<OperationId>, limit: usize) -> Vec<OperationView> {
-        todo!()
-    }
-
-    /// Ends an operation with CANCELLED; its task goes on only for others. One that is finished stays as it is.
-    pub fn cancel(&mut self, now: &Now, operation: OperationId) -> Result<(), UnknownOperation> {
-        todo!()
-    }
-
-    /// Forgets an operation. Its task goes on: forgetting is not cancelling.
-    pub fn delete(&mut self, now: &Now, operation: OperationId) -> Result<(), UnknownOperation> {
-        todo!()
-    }
-
-    /// A worker is there.
-    pub fn join(&mut self, now: &Now, hello: WorkerHello) -> Joined {
-        todo!()
-    }
-
-    /// A worker's stream broke. Its leases wait for it for [`Options::reconnect_grace`].
-    pub fn leave(&mut self, now: &Now, session: SessionId) {
-        todo!()
-    }
-
-    /// A worker lives and holds these.
-    pub fn heartbeat(&mut self, now: &Now, session: SessionId, leases: &[LeaseId]) {
-        todo!()
-    }
-
-    /// A worker asks for no more, or (`by_operator`) is told to ask for no more.
-    pub fn drain(&mut self, now: &Now, session: SessionId) {
-        todo!()
-    }
-
-    /// What a worker said of a run that goes on.
-    pub fn progress(&mut self, now: &Now, session: SessionId, progress: workers::Progress) -> Result<(), NotYours> {
-        todo!()
-    }
-
-    /// A worker finished a run. The lease stays until [`Scheduler::finish`], whatever becomes of the worker.
-    pub fn begin_finish(&mut self, now: &Now, session: SessionId, lease: LeaseId) -> Result<Finishing, NotYours> {
-        todo!()
-    }
-
-    /// The result is where it belongs: all operations of the task are done. Nothing if they were cancelled meanwhile.
-    pub fn finish(&mut self, now: &Now, lease: LeaseId, response: reapi::ExecuteResponse) {
-        todo!()
-    }
-
-    /// A worker could not run it and it is not the action's fault: another attempt, while there are some left.
-    pub fn give_back(&mut self, now: &Now, session: SessionId, lease: LeaseId, reason: &str) -> Result<(), NotYours> {
-        todo!()
-    }
-
-    /// Does what is due: lost workers, tasks that no worker can run, forgotten operations.
-    pub fn tick(&mut self, now: &Now) {
-        todo!()
-    }
-
-    /// When the next call of [`Scheduler::tick`] has something to do, as `monotonic` time; never later than that.
-    pub fn next_deadline(&self) -> Option<Duration> {
-        todo!()
+        Self {
+            options,
+            random: Random(random),
+            pools: Pools::new(),
+            tasks: Slots::new(),
+            operations: Operations::new(),
+            merges: Merges::default(),
+            leases: HashMap::new(),
+            registry: Registry::new(),
+            deadlines: Deadlines::default(),
+            retention: Retention::default(),
+            next_order: Order(0),
+            cancelled: Arc::new(response::cancelled()),
+            counts: Counts::default(),
+            effects: Vec::new(),
+        }
     }
 
     /// What has become due since the last call.
     pub fn take_effects(&mut self) -> Vec<Effect> {
-        todo!()
-    }
-
-    /// For pages and metrics.
-    pub fn workers(&self) -> Vec<WorkerView> {
-        todo!()
+        std::mem::take(&mut self.effects)
     }
 
     /// How many tasks are queued, leased, finished and remembered.
     pub fn counts(&self) -> Counts {
-        todo!()
+        Counts {
+            operations: self.operations.len(),
+            workers: self.registry.connected(),
+            slots: self.registry.slots(),
+            ..self.counts
+        }
+    }
+
+    fn task(&self, slot: JournalSlot) -> &Task {
+        self.tasks.get(slot.0)
+    }
+
+    fn task_mut(&mut self, slot: JournalSlot) -> &mut Task {
+        self.tasks.get_mut(slot.0)
+    }
+
+    fn take_order(&mut self) -> Order {
+        let order = self.next_order;
+        self.next_order.0 += 1;
+        order
+    }
+
+    fn journal(&mut self, slot: JournalSlot) {
+        let task = self.tasks.get(slot.0);
+        let is_cancelled = |id| self.operations.get(id).is_some_and(|operation| operation.is_cancelled);
+        let record = journal::write(task, self.pools.get(task.pool), is_cancelled);
+        self.effects.push(Effect::Journal { slot, record: Some(Box::new(record)) });
+    }
+
+    /// Tells those who wait for operations of a task; cancelled ones are done.
+    fn changed(&mut self, slot: JournalSlot) {
+        for operation in &self.tasks.get(slot.0).operations {
+            if self.operations.get(*operation).is_some_and(|it| !it.is_cancelled) {
+                self.effects.push(Effect::Changed { operation: *operation });
+            }
+        }
     }
 }
 

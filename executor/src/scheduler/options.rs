@@ -17,7 +17,7 @@ pub struct Options {
     pub reconnect_grace: Duration,
     /// As above, after a start of the server.
     pub restart_grace: Duration,
-    /// How long a task may wait when no worker that could run it is there; then FAILED_PRECONDITION.
+    /// How long a task may wait when no worker that could run it is there; then `FAILED_PRECONDITION`.
     pub no_worker_patience: Duration,
     /// How long a queued task goes on when nobody listens to any of its operations.
     pub abandoned_after: Duration,

@@ -6,6 +6,7 @@ pub mod action;
 pub mod bots;
 pub mod client;
 mod error;
+pub mod farm;
 pub mod runner;
 pub mod scheduler;
 pub mod worker;

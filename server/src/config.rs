@@ -6,6 +6,7 @@
 
 mod byte_size;
 mod disk_space;
+mod execution;
 mod file;
 mod instance_setting;
 mod time_span;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Deserializer};
 
 pub(crate) use byte_size::ByteSize;
 pub(crate) use disk_space::DiskSpace;
+pub(crate) use execution::ExecutionConfig;
 pub(crate) use file::FileError;
 pub(crate) use instance_setting::{ActionAccess, CasSharing, InstanceSetting};
 pub(crate) use time_span::TimeSpan;
@@ -94,6 +96,54 @@ pub(crate) struct Settings {
     /// Longest that an asset may take to be fetched [default: 10m]
     #[arg(long, value_name = "TIME", env = "CASK_ASSET_TIMEOUT")]
     pub(crate) asset_timeout: Option<TimeSpan>,
+
+    /// Run actions too: a queue here, workers beside it (see `cask worker --help`) [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "CASK_EXECUTION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true
+    )]
+    pub(crate) execution: Option<bool>,
+
+    /// How long an action may run that does not say itself; waiting and transfers do not count [default: 1h]
+    #[arg(long, value_name = "TIME", env = "CASK_EXECUTION_TIMEOUT")]
+    pub(crate) execution_timeout: Option<TimeSpan>,
+
+    /// Longest that an action may ask to run; one that asks for more is refused [default: 24h]
+    #[arg(long, value_name = "TIME", env = "CASK_EXECUTION_TIMEOUT_MAX")]
+    pub(crate) execution_timeout_max: Option<TimeSpan>,
+
+    /// Most actions that wait for a worker; more are refused for the moment. Each takes about 2 KiB of memory [default: 1000000]
+    #[arg(long, value_name = "COUNT", env = "CASK_EXECUTION_QUEUE_MAX")]
+    pub(crate) execution_queue_max: Option<usize>,
+
+    /// How long an action waits while no worker is there that could run it; then it fails [default: 15m]
+    #[arg(long, value_name = "TIME", env = "CASK_EXECUTION_WORKER_PATIENCE")]
+    pub(crate) execution_worker_patience: Option<TimeSpan>,
+
+    /// A worker that says nothing for so long is lost, and others run what it had [default: 30s]
+    #[arg(long, value_name = "TIME", env = "CASK_EXECUTION_WORKER_TIMEOUT")]
+    pub(crate) execution_worker_timeout: Option<TimeSpan>,
+
+    /// How long what a worker runs is left to it when its connection breaks [default: 30s]
+    #[arg(long, value_name = "TIME", env = "CASK_EXECUTION_RECONNECT_GRACE")]
+    pub(crate) execution_reconnect_grace: Option<TimeSpan>,
+
+    /// Runs that an action gets when its workers are lost; then it fails [default: 4]
+    #[arg(long, value_name = "COUNT", env = "CASK_EXECUTION_ATTEMPTS")]
+    pub(crate) execution_attempts: Option<u32>,
+
+    /// How long clients may come back for what is done [default: 15m]
+    #[arg(long, value_name = "TIME", env = "CASK_EXECUTION_RETENTION")]
+    pub(crate) execution_retention: Option<TimeSpan>,
+
+    /// How long an action that has not begun waits on when no client listens any more [default: 5m]
+    #[arg(long, value_name = "TIME", env = "CASK_EXECUTION_ABANDONED_AFTER")]
+    pub(crate) execution_abandoned_after: Option<TimeSpan>,
 
     /// How logs are printed to standard error: text or json [default: text]
     #[arg(long, value_name = "FORMAT", env = "CASK_LOG_FORMAT", value_enum, hide_possible_values = true)]
@@ -200,6 +250,16 @@ impl Settings {
             asset_allow_private_origins: self.asset_allow_private_origins.or(weaker.asset_allow_private_origins),
             asset_max_size: self.asset_max_size.or(weaker.asset_max_size),
             asset_timeout: self.asset_timeout.or(weaker.asset_timeout),
+            execution: self.execution.or(weaker.execution),
+            execution_timeout: self.execution_timeout.or(weaker.execution_timeout),
+            execution_timeout_max: self.execution_timeout_max.or(weaker.execution_timeout_max),
+            execution_queue_max: self.execution_queue_max.or(weaker.execution_queue_max),
+            execution_worker_patience: self.execution_worker_patience.or(weaker.execution_worker_patience),
+            execution_worker_timeout: self.execution_worker_timeout.or(weaker.execution_worker_timeout),
+            execution_reconnect_grace: self.execution_reconnect_grace.or(weaker.execution_reconnect_grace),
+            execution_attempts: self.execution_attempts.or(weaker.execution_attempts),
+            execution_retention: self.execution_retention.or(weaker.execution_retention),
+            execution_abandoned_after: self.execution_abandoned_after.or(weaker.execution_abandoned_after),
             log_format: self.log_format.or(weaker.log_format),
             drain_timeout: self.drain_timeout.or(weaker.drain_timeout),
             max_connections: self.max_connections.or(weaker.max_connections),
@@ -240,6 +300,8 @@ pub(crate) struct Config {
     pub(crate) asset_allow_private_origins: bool,
     pub(crate) asset_max_size: ByteSize,
     pub(crate) asset_timeout: TimeSpan,
+    /// `None`: nothing is executed here.
+    pub(crate) execution: Option<ExecutionConfig>,
     pub(crate) log_format: LogFormat,
     pub(crate) drain_timeout: TimeSpan,
     pub(crate) max_connections: usize,
@@ -272,6 +334,12 @@ pub(crate) enum ConfigError {
     Zero { name: &'static str },
     #[error("--threads must be at most {THREADS_MAX}; one a processor is enough")]
     TooManyThreads,
+    #[error(
+        "the timeout of actions ({timeout}) is above the longest that is allowed ({timeout_max}); raise --execution-timeout-max or lower --execution-timeout"
+    )]
+    TimeoutAboveMax { timeout: TimeSpan, timeout_max: TimeSpan },
+    #[error("--execution-worker-timeout must be at least {least}")]
+    WorkerTimeout { least: TimeSpan },
     #[error("TLS needs both --tls-certificate and --tls-key")]
     HalfTls,
 }
@@ -318,6 +386,7 @@ impl Config {
 
     fn complete(settings: Settings, surroundings: &Surroundings<'_>) -> Result<Self, ConfigError> {
         let mut warnings = Vec::new();
+        let execution = ExecutionConfig::complete(&settings, &mut warnings)?;
         let listen = match settings.listen {
             None => vec![ListenAddress::default()],
             Some(listen) if listen.is_empty() => return Err(ConfigError::NoListener),
@@ -401,6 +470,7 @@ impl Config {
             asset_allow_private_origins: settings.asset_allow_private_origins.unwrap_or(false),
             asset_max_size: settings.asset_max_size.unwrap_or(ASSET_MAX_SIZE_DEFAULT),
             asset_timeout: settings.asset_timeout.unwrap_or(ASSET_TIMEOUT_DEFAULT),
+            execution,
             log_format: settings.log_format.unwrap_or(LogFormat::Text),
             drain_timeout: settings.drain_timeout.unwrap_or(DRAIN_TIMEOUT_DEFAULT),
             max_connections: settings.max_connections.unwrap_or(CONNECTIONS_MAX_DEFAULT),

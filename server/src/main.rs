@@ -5,6 +5,7 @@ mod asset;
 mod cache;
 mod command;
 mod config;
+mod execution;
 mod hot;
 mod http_cache;
 mod observe;

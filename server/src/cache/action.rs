@@ -27,6 +27,8 @@ const ENTRY_WITH_CLOSURE: u8 = 1;
 /// As above, but the stored closure lacks what an absent tree refers to.
 const ENTRY_WITHOUT_CLOSURE: u8 = 2;
 
+const ENTRY_KIND_BYTES: usize = 1;
+
 /// Who a result is from when the client did not say: never empty, because an empty `ActionResult` encodes to nothing and some
 /// clients take nothing for a miss.
 const WORKER_UNKNOWN: &str = "unknown";
@@ -41,6 +43,13 @@ pub(crate) struct InlineOptions {
     pub(crate) stderr: bool,
     /// Output paths, matched exactly.
     pub(crate) output_files: Vec<String>,
+}
+
+/// A result that was checked, with nothing inlined in it.
+#[derive(Debug)]
+pub(crate) struct PreparedResult {
+    pub(crate) result: ActionResult,
+    closure: Closure,
 }
 
 /// Why an action result was not stored or not served.
@@ -67,8 +76,19 @@ impl Cache {
         &self,
         instance: &str,
         action: &Digest,
-        mut result: ActionResult,
+        result: ActionResult,
     ) -> Result<ActionResult, ActionError> {
+        let prepared = self.prepare_result(action, result).await?;
+        self.put_prepared(instance, action, &prepared).await?;
+        Ok(prepared.result)
+    }
+
+    /// Checks a result and moves what was inlined in it to the store.
+    pub(crate) async fn prepare_result(
+        &self,
+        action: &Digest,
+        mut result: ActionResult,
+    ) -> Result<PreparedResult, ActionError> {
         let rule = DigestRule::like(action);
         validate(rule, &result)?;
         self.store_inlined(action, &mut result).await?;
@@ -76,21 +96,38 @@ impl Cache {
             .execution_metadata
             .get_or_insert_with(|| ExecutedActionMetadata { worker: WORKER_UNKNOWN.to_owned(), ..Default::default() });
         let (closure, result) = self.closure_of(rule, result).await?;
-        let value = encode_entry(&result, closure.is_complete);
         // One that stock gRPC clients cannot receive is no use to them: each get would fail instead of being a miss.
         let limit_bytes = self.engine().action_value_size_bytes_max().min(self.limits().response_size_bytes_max);
-        if value.len() > limit_bytes {
-            let (size_bytes, limit_bytes) = (value.len() as u64, limit_bytes as u64);
+        let size_bytes = ENTRY_KIND_BYTES + result.encoded_len();
+        if size_bytes > limit_bytes {
+            let (size_bytes, limit_bytes) = (size_bytes as u64, limit_bytes as u64);
             return Err(EngineError::TooLarge { size_bytes, limit_bytes }.into());
         }
+        Ok(PreparedResult { result, closure })
+    }
+
+    /// Stores a result that was prepared; see `put_action_result`.
+    pub(crate) async fn put_prepared(
+        &self,
+        instance: &str,
+        action: &Digest,
+        prepared: &PreparedResult,
+    ) -> Result<(), EngineError> {
+        let value = encode_entry(&prepared.result, prepared.closure.is_complete);
         let (tell, told) = oneshot::channel();
         let done = Box::new(move |outcome| {
             // Nobody listens any more when the request was cancelled.
             let _ = tell.send(outcome);
         });
-        self.engine().put_action(instance, &key(action), &value, &closure.digests, done);
-        told.await.unwrap_or(Err(EngineError::Closed))?;
-        Ok(result)
+        self.engine().put_action(instance, &key(action), &value, &prepared.closure.digests, done);
+        told.await.unwrap_or(Err(EngineError::Closed))
+    }
+
+    /// What a prepared result needs and the store has not.
+    pub(crate) fn absent_of(&self, prepared: &PreparedResult) -> Result<Vec<Digest>, EngineError> {
+        let mut absent = Vec::new();
+        self.engine().find_missing(&prepared.closure.digests, &mut absent)?;
+        Ok(absent.into_iter().map(|position| prepared.closure.digests[position]).collect())
     }
 
     /// The result, if it and everything it needs can be read; else `NotFound`. A hit leases all of it.
@@ -147,7 +184,7 @@ impl Cache {
             }
             result = same_result;
         }
-        self.inline(DigestRule::like(action), &mut result, &inline).await?;
+        self.inline(DigestRule::like(action), &mut result, &inline, self.limits().response_size_bytes_max).await?;
         Ok(result)
     }
 
@@ -200,14 +237,15 @@ impl Cache {
         Ok(())
     }
 
-    /// Puts into the result what the reader wishes for and one message has room for.
-    async fn inline(
+    /// Puts into the result what the reader wishes for and a message has room for that is to have at most `message_bytes_max`.
+    pub(crate) async fn inline(
         &self,
         rule: DigestRule,
         result: &mut ActionResult,
         inline: &InlineOptions,
+        message_bytes_max: usize,
     ) -> Result<(), ActionError> {
-        let mut room_bytes = self.limits().response_size_bytes_max.saturating_sub(result.encoded_len());
+        let mut room_bytes = message_bytes_max.saturating_sub(result.encoded_len());
         if inline.stdout {
             self.inline_one(rule, result.stdout_digest.as_ref(), &mut result.stdout_raw, &mut room_bytes).await?;
         }

@@ -26,6 +26,7 @@ use crate::access::limits::Limits;
 use crate::asset::{Assets, OriginSettings};
 use crate::cache::Cache;
 use crate::config::{CasSharing, Compression, Config, DiskAdapter, Durability, Settings, Surroundings};
+use crate::execution::Execution;
 use crate::hot::Hot;
 use crate::http_cache::HttpCache;
 use crate::observe::pages::Pages;
@@ -56,6 +57,9 @@ pub(crate) struct ServeArguments {
 /// kernel has torn it down, which takes a while for one with much memory; its successor should not fail over that.
 const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(2);
 const PREDECESSOR_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long the last results and the queue's journal may take to be written.
+const QUEUE_END_WAIT_MAX: Duration = Duration::from_secs(10);
 
 pub(super) fn run(arguments: ServeArguments) -> Result<(), Failure> {
     let config = Config::load(arguments.settings, arguments.config.as_deref(), &Surroundings::of_process())?;
@@ -104,7 +108,7 @@ async fn serve(config: Config, threads: &Arc<Threads>, tls: Option<Tls>) -> Resu
     };
 
     let (readiness, readiness_seen) = watch::channel(Readiness::Starting);
-    let dispatch = assemble(&engine, &config, instances, readiness_seen);
+    let (dispatch, execution) = assemble(&engine, &config, instances, readiness_seen);
     let addresses: Vec<_> = listeners.iter().map(|listener| listener.address().clone()).collect();
     let server = Server::start(listeners, &dispatch, config.max_connections, threads, tls);
     let loaded = tokio::task::spawn_blocking({
@@ -117,7 +121,12 @@ async fn serve(config: Config, threads: &Arc<Threads>, tls: Option<Tls>) -> Resu
         })?),
         () = signals.next() => None,
     };
+    let mut running = None;
     if let Some(report) = report {
+        if let Some(execution) = &execution {
+            let started = execution.start(config.lease.0).await;
+            running = Some(started.map_err(|error| Failure::Run(format!("cannot read the queue: {error}")))?);
+        }
         readiness.send_replace(Readiness::Serving);
         let banner = Banner { addresses: &addresses, config: &config, report: &report, host_name: host_name() };
         // A server whose starter does not read on is still a server.
@@ -128,6 +137,9 @@ async fn serve(config: Config, threads: &Arc<Threads>, tls: Option<Tls>) -> Resu
         signals.next().await;
     }
     tracing::info!(event = "serve.draining", patience = %config.drain_timeout, "finishing open requests; a second signal ends at once");
+    if let Some(running) = &running {
+        running.freeze();
+    }
     readiness.send_replace(Readiness::Draining);
     let patience = async {
         tokio::select! {
@@ -139,6 +151,14 @@ async fn serve(config: Config, threads: &Arc<Threads>, tls: Option<Tls>) -> Resu
         tracing::warn!(event = "serve.cut_off", connections, "ending with connections open");
     }
 
+    if let Some(running) = running {
+        tokio::select! {
+            () = running.stop() => {}
+            () = tokio::time::sleep(QUEUE_END_WAIT_MAX) => {
+                tracing::warn!(event = "serve.queue_not_written", "the end of the queue's journal could not be written");
+            }
+        }
+    }
     let closing = tokio::task::spawn_blocking(move || engine.close());
     let closed = tokio::select! {
         closed = closing => closed,
@@ -229,7 +249,7 @@ fn assemble(
     config: &Config,
     instances: Instances,
     readiness: watch::Receiver<Readiness>,
-) -> Arc<Dispatch> {
+) -> (Arc<Dispatch>, Option<Execution>) {
     let mut limits = Limits::default();
     if let Some(count) = config.max_uploads {
         limits.concurrent_uploads_max = count;
@@ -247,15 +267,18 @@ fn assemble(
         spool_folder: config.dir.clone(),
     };
     let assets = Assets::new(cache.clone(), Arc::new(SystemClock::new()), origins);
+    let execution =
+        config.execution.as_ref().map(|config| Execution::new(cache.clone(), config.into(), readiness.clone()));
     let requests = Arc::new(RequestCounts::new(&crate::service::FILE_DESCRIPTOR_SETS));
-    Arc::new(Dispatch {
+    let dispatch = Arc::new(Dispatch {
         hot: Hot::new(cache.clone(), readiness.clone()),
-        routes: crate::service::routes(&cache, &assets, readiness.clone()),
+        routes: crate::service::routes(&cache, &assets, execution.as_ref(), readiness.clone()),
         http_cache: HttpCache::new(cache.clone()),
         pages: Pages::new(cache.clone(), assets, Arc::clone(&requests), readiness),
         requests,
         cache,
-    })
+    });
+    (dispatch, execution)
 }
 
 /// A connection is a file descriptor, and the usual soft limit of 1024 is for programs that use `select`.

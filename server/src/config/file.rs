@@ -89,6 +89,16 @@ mod tests {
             asset_allow_private_origins = true
             asset_max_size = "1GiB"
             asset_timeout = "2m"
+            execution = true
+            execution_timeout = "30m"
+            execution_timeout_max = "2h"
+            execution_queue_max = 1000
+            execution_worker_patience = "1m"
+            execution_worker_timeout = "20s"
+            execution_reconnect_grace = "10s"
+            execution_attempts = 2
+            execution_retention = "5m"
+            execution_abandoned_after = "2m"
             log_format = "json"
             drain_timeout = "5s"
             max_connections = 7

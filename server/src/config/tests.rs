@@ -19,6 +19,16 @@ impl Settings {
             ("asset_allow_private_origins", self.asset_allow_private_origins.is_none()),
             ("asset_max_size", self.asset_max_size.is_none()),
             ("asset_timeout", self.asset_timeout.is_none()),
+            ("execution", self.execution.is_none()),
+            ("execution_timeout", self.execution_timeout.is_none()),
+            ("execution_timeout_max", self.execution_timeout_max.is_none()),
+            ("execution_queue_max", self.execution_queue_max.is_none()),
+            ("execution_worker_patience", self.execution_worker_patience.is_none()),
+            ("execution_worker_timeout", self.execution_worker_timeout.is_none()),
+            ("execution_reconnect_grace", self.execution_reconnect_grace.is_none()),
+            ("execution_attempts", self.execution_attempts.is_none()),
+            ("execution_retention", self.execution_retention.is_none()),
+            ("execution_abandoned_after", self.execution_abandoned_after.is_none()),
             ("log_format", self.log_format.is_none()),
             ("drain_timeout", self.drain_timeout.is_none()),
             ("max_connections", self.max_connections.is_none()),
@@ -96,17 +106,36 @@ fn a_source_that_says_everything_leaves_nothing_to_the_weaker() {
     let one = all(
         "listen = \"a:1\"\ndir = \"/a\"\nmax_size = 1\nlease = \"1h\"\nlease_floor = \"1m\"\ndurability = \"written\"\nscrub_period = \"1d\"\n\
                    disk_adapter = \"auto\"\ncompression = \"off\"\nlog_format = \"text\"\ndrain_timeout = \"1s\"\nmax_connections = 1\nthreads = 1\ntls_certificate = \"a\"\ntls_key = \"b\"\nmax_uploads = 1\nmax_staged = 1\n\
+                   execution = true\nexecution_timeout = \"1s\"\nexecution_timeout_max = \"1s\"\nexecution_queue_max = 1\nexecution_worker_patience = \"1s\"\nexecution_worker_timeout = \"1s\"\n\
+                   execution_reconnect_grace = \"1s\"\nexecution_attempts = 1\nexecution_retention = \"1s\"\nexecution_abandoned_after = \"1s\"\n\
                    instances = [\"a\"]\nasset_origins = [\"a\"]\nasset_allow_private_origins = true\nasset_max_size = 1\nasset_timeout = \"1s\"",
     );
     let other = all(
         "listen = \"b:2\"\ndir = \"/b\"\nmax_size = 2\nlease = \"2h\"\nlease_floor = \"2m\"\ndurability = \"synced\"\nscrub_period = \"2d\"\n\
                      disk_adapter = \"uring\"\ncompression = \"zstd\"\nlog_format = \"json\"\ndrain_timeout = \"2s\"\nmax_connections = 2\nthreads = 2\ntls_certificate = \"c\"\ntls_key = \"d\"\nmax_uploads = 2\nmax_staged = 2\n\
+                     execution = false\nexecution_timeout = \"2s\"\nexecution_timeout_max = \"2s\"\nexecution_queue_max = 2\nexecution_worker_patience = \"2s\"\nexecution_worker_timeout = \"2s\"\n\
+                     execution_reconnect_grace = \"2s\"\nexecution_attempts = 2\nexecution_retention = \"2s\"\nexecution_abandoned_after = \"2s\"\n\
                      instances = [\"b\", \"*\"]\nasset_origins = [\"b\", \"*\"]\nasset_allow_private_origins = false\nasset_max_size = 2\nasset_timeout = \"2s\"",
     );
     let debug = |settings: &Settings| format!("{settings:?}");
     assert!(one.silent().is_empty());
     assert_eq!(debug(&one.clone().or(other.clone())), debug(&one));
     assert_eq!(debug(&Settings::default().or(other.clone())), debug(&other));
+}
+
+#[test]
+fn execution_is_off_unless_it_is_asked_for() {
+    assert_eq!(complete_with(Settings::default(), GIB, 0).expect("a config").execution, None);
+    let silent = Settings { execution_attempts: Some(7), ..Settings::default() };
+    let config = complete_with(silent, GIB, 0).expect("a config");
+    assert_eq!((config.execution, config.warnings.len()), (None, 1), "settings that do nothing are warned about");
+    let on = Settings { execution: Some(true), ..Settings::default() };
+    let execution = complete_with(on.clone(), GIB, 0).expect("a config").execution.expect("execution");
+    assert_eq!((execution.timeout, execution.timeout_max), (span("1h"), span("24h")));
+    assert_eq!((execution.worker_patience, execution.attempts, execution.queue_max), (span("15m"), 4, 1_000_000));
+    let short = Settings { execution_timeout_max: Some(span("10m")), ..on };
+    let execution = complete_with(short, GIB, 0).expect("a config").execution.expect("execution");
+    assert_eq!((execution.timeout, execution.timeout_max), (span("10m"), span("10m")));
 }
 
 #[test]
@@ -137,6 +166,26 @@ fn what_cannot_work_is_refused_with_advice() {
         (
             Settings { threads: Some(1025), ..Settings::default() },
             "--threads must be at most 1024; one a processor is enough",
+        ),
+        (
+            Settings { execution: Some(true), execution_timeout: Some(span("25h")), ..Settings::default() },
+            "raise --execution-timeout-max or lower --execution-timeout",
+        ),
+        (
+            Settings { execution: Some(true), execution_attempts: Some(0), ..Settings::default() },
+            "--execution-attempts must be at least 1",
+        ),
+        (
+            Settings { execution: Some(true), execution_queue_max: Some(0), ..Settings::default() },
+            "--execution-queue-max must be at least 1",
+        ),
+        (
+            Settings { execution: Some(true), execution_timeout: Some(span("0s")), ..Settings::default() },
+            "--execution-timeout must be at least 1",
+        ),
+        (
+            Settings { execution: Some(true), execution_worker_timeout: Some(span("10ms")), ..Settings::default() },
+            "--execution-worker-timeout must be at least 1s",
         ),
         (Settings { listen: Some(vec![]), ..Settings::default() }, "--listen"),
         (

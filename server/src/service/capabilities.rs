@@ -4,7 +4,7 @@ use cask_proto::digest::function_field;
 use cask_proto::reapi::capabilities_server::{Capabilities, CapabilitiesServer};
 use cask_proto::reapi::priority_capabilities::PriorityRange;
 use cask_proto::reapi::{
-    ActionCacheUpdateCapabilities, CacheCapabilities, FastCdc2020Params, GetCapabilitiesRequest, PriorityCapabilities,
+    ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities, FastCdc2020Params, GetCapabilitiesRequest, PriorityCapabilities,
     RepMaxCdcParams, ServerCapabilities, symlink_absolute_path_strategy,
 };
 use cask_proto::semver::SemVer;
@@ -15,8 +15,9 @@ use crate::cache::{
     COMPRESSORS, Cache, DIGEST_FUNCTIONS, FAST_CDC_AVERAGE_BYTES, REP_MAX_CDC_HORIZON_BYTES, REP_MAX_CDC_MIN_BYTES,
 };
 
-pub(crate) fn server(cache: &Cache) -> CapabilitiesServer<CapabilitiesService> {
-    let served = served(cache.limits().batch_total_size_bytes_max, cache.engine().blob_size_bytes_max());
+pub(crate) fn server(cache: &Cache, executes: bool) -> CapabilitiesServer<CapabilitiesService> {
+    let mut served = served(cache.limits().batch_total_size_bytes_max, cache.engine().blob_size_bytes_max());
+    served.execution_capabilities = executes.then(execution);
     CapabilitiesServer::new(CapabilitiesService { cache: cache.clone(), served })
 }
 
@@ -41,6 +42,11 @@ impl Capabilities for CapabilitiesService {
             }
             let update_enabled = instance.takes_action_results();
             cache.action_cache_update_capabilities = Some(ActionCacheUpdateCapabilities { update_enabled });
+        }
+        if let (Some(execution), Some(preferred)) = (&mut served.execution_capabilities, instance.preferred_function()) {
+            let preferred = function_field(preferred);
+            execution.digest_function = preferred;
+            execution.digest_functions.sort_by_key(|function| *function != preferred);
         }
         Ok(Response::new(served))
     }
@@ -74,13 +80,29 @@ fn served(batch_total_size_bytes_max: u64, blob_size_bytes_max: u64) -> ServerCa
                 horizon_size_bytes: REP_MAX_CDC_HORIZON_BYTES as u64,
             }),
         }),
-        // A cache executes nothing; the message itself must be absent.
+        // A cache alone executes nothing; then the message itself must be absent.
         execution_capabilities: None,
         deprecated_api_version: None,
         // Bazel up to 2023 speaks exactly 2.0 and refuses a server whose lowest version is above it.
         low_api_version: Some(version(2, 0)),
         // The streaming chunk mappings of 2.13 are served too, but their text has not been released yet.
         high_api_version: Some(version(2, 12)),
+    }
+}
+
+/// Of a server with execution.
+fn execution() -> ExecutionCapabilities {
+    let functions = DIGEST_FUNCTIONS.map(function_field);
+    ExecutionCapabilities {
+        // Of an older version of the API; it has to be one of the list.
+        digest_function: functions[0],
+        exec_enabled: true,
+        execution_priority_capabilities: Some(PriorityCapabilities {
+            priorities: vec![PriorityRange { min_priority: i32::MIN, max_priority: i32::MAX }],
+        }),
+        // Of nodes in trees, not of platforms.
+        supported_node_properties: vec!["mtime".to_owned(), "unix_mode".to_owned()],
+        digest_functions: functions.to_vec(),
     }
 }
 

@@ -5,11 +5,14 @@ pub(crate) mod action_cache;
 pub(crate) mod byte_stream;
 pub(crate) mod capabilities;
 pub(crate) mod cas;
+mod execution;
 pub(crate) mod health;
 pub(crate) mod log_stream;
+mod operations;
 pub(crate) mod remote_asset;
 pub(crate) mod request;
 mod tree;
+mod workers;
 
 use std::convert::Infallible;
 
@@ -24,6 +27,7 @@ use self::health::Readiness;
 use crate::access::limits::Limits;
 use crate::asset::Assets;
 use crate::cache::Cache;
+use crate::execution::Execution;
 
 /// What reflection hands out: the packages of the cache and of health. (Reflection adds its own.)
 pub(crate) const FILE_DESCRIPTOR_SETS: [&[u8]; 2] =
@@ -43,15 +47,22 @@ pub(crate) fn message_size_bytes_max(path: &str, limits: &Limits) -> usize {
         {
             limits.message_size_bytes_max
         }
-        // Health and reflection.
+        // What a worker finished has a whole result in it.
+        "/cask.worker.v1.Workers/Session" => limits.message_size_bytes_max,
+        // Health, reflection and operations.
         _ => limits.name_message_size_bytes_max,
     }
 }
 
 /// Every service this server has, by path.
-pub(crate) fn routes(cache: &Cache, assets: &Assets, readiness: watch::Receiver<Readiness>) -> Routes {
+pub(crate) fn routes(
+    cache: &Cache,
+    assets: &Assets,
+    execution: Option<&Execution>,
+    readiness: watch::Receiver<Readiness>,
+) -> Routes {
     let mut assembly = Assembly::default();
-    assembly.add(capabilities::server(cache));
+    assembly.add(capabilities::server(cache, execution.is_some()));
     assembly.add(cas::server(cache.clone()));
     assembly.add(byte_stream::server(cache.clone()));
     assembly.add(action_cache::server(cache.clone()));
@@ -59,6 +70,11 @@ pub(crate) fn routes(cache: &Cache, assets: &Assets, readiness: watch::Receiver<
     let (fetch, push) = remote_asset::servers(cache, assets);
     assembly.add(fetch);
     assembly.add(push);
+    if let Some(execution) = execution {
+        assembly.add(execution::server(execution.clone()));
+        assembly.add(operations::server(execution.clone()));
+        assembly.add(workers::server(execution.clone()));
+    }
     assembly.add(health::server(readiness, assembly.names.clone()));
 
     // Only what is served is listed: the descriptor sets know more services than this server has.

@@ -1,0 +1,121 @@
+//! What a worker brings: checked, stored, then told to those who wait for it.
+//!
+//! ```text
+//! Finished ──▶ its lease? ──▶ digests right, blobs there? ──▶ action cache ──▶ operations done ──▶ Acknowledged
+//!                 │ no                 │ no                         │ cannot be written
+//!                 ▼                    ▼                            ▼
+//!               Cancel          another attempt              done all the same, uncached
+//! ```
+//! Only a run that ended well is cached: exit code 0, status OK, and the action does not object.
+
+use cask_engine::EngineError;
+use cask_executor::farm::{Farm, Session};
+use cask_executor::scheduler::{Finishing, LeaseId};
+use cask_proto::workers::ToWorker;
+use cask_proto::{reapi, rpc, workers};
+use tonic::Code;
+
+use super::Execution;
+use crate::cache::ActionError;
+
+/// Bytes of what a worker says in words.
+const MESSAGE_BYTES_MAX: usize = 4096;
+const SERVER_LOGS_MAX: usize = 64;
+
+/// Why a result is not taken: it has to be run again.
+#[derive(Debug)]
+struct Fault(String);
+
+impl Execution {
+    /// Takes what a worker finished, and goes on with it in a task of its own, whatever becomes of the worker's stream. What is to
+    /// be answered at once, if anything. There is one such task a lease, so their number is bounded by that of runs.
+    pub(crate) fn take_finished(
+        &self,
+        farm: &Farm,
+        session: &Session,
+        lease: LeaseId,
+        said: workers::Finished,
+    ) -> Option<ToWorker> {
+        let replies = session.replies();
+        let session = session.id();
+        let response = said.response.unwrap_or_default();
+        if said.worker_fault {
+            let reason = response.status.map_or(response.message, |status| status.message);
+            return Some(match farm.give_back(session, lease, &shortened(reason)) {
+                Ok(()) => replies.acknowledgement(lease),
+                Err(_) => replies.cancellation(lease),
+            });
+        }
+        let Ok(finishing) = farm.begin_finish(session, lease) else { return Some(replies.cancellation(lease)) };
+        let (execution, farm) = (self.clone(), farm.clone());
+        self.shared.finishing.spawn(async move {
+            match execution.settled(&finishing, response).await {
+                Ok(response) => farm.finish(lease, response).await,
+                Err(Fault(reason)) => {
+                    tracing::warn!(event = "worker.result_refused", %lease, reason, "what a worker brought is not taken");
+                    // Gone meanwhile is as good.
+                    let _ = farm.give_back(session, lease, &reason);
+                }
+            }
+            let acknowledgement = replies.acknowledgement(lease);
+            replies.send(acknowledgement).await;
+        });
+        None
+    }
+
+    /// The response as clients get it, its result stored.
+    async fn settled(
+        &self,
+        finishing: &Finishing,
+        mut response: reapi::ExecuteResponse,
+    ) -> Result<reapi::ExecuteResponse, Fault> {
+        response.cached_result = false;
+        response.message = shortened(response.message);
+        let status = response.status.get_or_insert_default();
+        status.message = shortened(std::mem::take(&mut status.message));
+        let is_ok = status.code == Code::Ok as i32;
+        while response.server_logs.len() > SERVER_LOGS_MAX {
+            response.server_logs.pop_last();
+        }
+        let Some(result) = response.result.take() else {
+            return if is_ok { Err(Fault("success without a result".to_owned())) } else { Ok(response) };
+        };
+        let cache = self.cache();
+        let instance = match cache.instances().of_name(finishing.instance.clone()) {
+            Ok(instance) => instance,
+            // It was served when the action was queued, and is not any more since a restart.
+            Err(error) => return Ok(failed(Code::FailedPrecondition, error.to_string())),
+        };
+        let action = instance.within(finishing.action);
+        let prepared = match cache.prepare_result(&action, result).await {
+            Ok(prepared) => prepared,
+            Err(ActionError::Invalid(reason)) => return Err(Fault(reason)),
+            Err(ActionError::Engine(error @ EngineError::TooLarge { .. })) => {
+                return Ok(failed(Code::FailedPrecondition, format!("the action's result: {error}")));
+            }
+            Err(ActionError::Engine(error)) => return Err(Fault(error.to_string())),
+        };
+        let absent = cache.absent_of(&prepared).map_err(|error| Fault(error.to_string()))?;
+        if let Some(absent) = absent.first() {
+            return Err(Fault(format!("an output is not there: {absent}")));
+        }
+        let is_cached = is_ok && prepared.result.exit_code == 0 && !finishing.do_not_cache;
+        if is_cached && let Err(error) = cache.put_prepared(instance.name().as_str(), &action, &prepared).await {
+            // The next build runs it again; this one has what it wants.
+            tracing::warn!(event = "execution.not_cached", %action, %error, "a result was not stored");
+        }
+        response.result = Some(prepared.result);
+        Ok(response)
+    }
+}
+
+fn failed(code: Code, message: String) -> reapi::ExecuteResponse {
+    let status = rpc::Status { code: code as i32, message, details: Vec::new() };
+    reapi::ExecuteResponse { status: Some(status), ..Default::default() }
+}
+
+fn shortened(mut text: String) -> String {
+    let end = text.floor_char_boundary(MESSAGE_BYTES_MAX);
+    text.truncate(end);
+    text
+}

@@ -58,12 +58,36 @@ impl fmt::Display for Banner<'_> {
         writeln!(f, "  or, over HTTP:")?;
         writeln!(f)?;
         writeln!(f, "    build {http}")?;
-        writeln!(f)
+        writeln!(f)?;
+        if config.execution.is_some() {
+            let server = self.server(address);
+            writeln!(f, "  To run its actions here too, start workers, on this machine or others:")?;
+            writeln!(f)?;
+            writeln!(f, "    cask worker --server {server}")?;
+            writeln!(f)?;
+            writeln!(f, "  and add to .bazelrc:")?;
+            writeln!(f)?;
+            writeln!(f, "    build --remote_executor={server}")?;
+            writeln!(f)?;
+        }
+        Ok(())
     }
 }
 
 impl Banner<'_> {
     fn bazelrc(&self, address: &BoundAddress) -> (String, String) {
+        let over_grpc = format!("--remote_cache={}", self.server(address));
+        let over_http = match address {
+            BoundAddress::Tcp(_) => over_grpc.replacen("grpc", "http", 1),
+            BoundAddress::Unix(path) => {
+                format!("--remote_cache=http://localhost --remote_proxy=unix:{}", path.display())
+            }
+        };
+        (over_grpc, over_http)
+    }
+
+    /// Where a gRPC client finds this server.
+    fn server(&self, address: &BoundAddress) -> String {
         match address {
             BoundAddress::Tcp(address) => {
                 let host = match address.ip() {
@@ -71,17 +95,10 @@ impl Banner<'_> {
                     IpAddr::V6(ip) => format!("[{ip}]"),
                     IpAddr::V4(ip) => ip.to_string(),
                 };
-                let port = address.port();
                 let s = if self.config.tls.is_some() { "s" } else { "" };
-                (format!("--remote_cache=grpc{s}://{host}:{port}"), format!("--remote_cache=http{s}://{host}:{port}"))
+                format!("grpc{s}://{host}:{}", address.port())
             }
-            BoundAddress::Unix(path) => {
-                let path = path.display();
-                (
-                    format!("--remote_cache=unix:{path}"),
-                    format!("--remote_cache=http://localhost --remote_proxy=unix:{path}"),
-                )
-            }
+            BoundAddress::Unix(path) => format!("unix:{}", path.display()),
         }
     }
 }
@@ -118,6 +135,10 @@ mod tests {
     use crate::config::{Settings, Surroundings};
 
     fn banner_of(addresses: &[&str], floor: &str) -> String {
+        banner_with(addresses, Settings { lease_floor: Some(floor.parse().expect("a span")), ..Settings::default() })
+    }
+
+    fn banner_with(addresses: &[&str], settings: Settings) -> String {
         let addresses: Vec<_> = addresses
             .iter()
             .map(|text| match text.strip_prefix("unix:") {
@@ -128,8 +149,7 @@ mod tests {
         let settings = Settings {
             dir: Some("/srv/cask".into()),
             max_size: Some(ByteSize(50 << 30)),
-            lease_floor: Some(floor.parse().expect("a span")),
-            ..Settings::default()
+            ..settings
         };
         let surroundings = Surroundings { cache_folder: None, disk_space: &|_| None };
         let config = Config::load(settings, None, &surroundings).expect("a config");
@@ -203,6 +223,17 @@ cask: listening on 127.0.0.1:8980
             let banner = banner_of(addresses, "10m");
             for line in lines {
                 assert!(banner.lines().any(|found| found == line), "no line {line:?} in\n{banner}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_that_executes_says_how_to_start_a_worker() {
+        assert!(!banner_of(&["127.0.0.1:8980"], "10m").contains("cask worker"));
+        let banner = |address| banner_with(&[address], Settings { execution: Some(true), ..Settings::default() });
+        for (address, server) in [("0.0.0.0:8980", "grpc://cachehost:8980"), ("unix:/a", "unix:/a")] {
+            for line in [format!("    cask worker --server {server}"), format!("    build --remote_executor={server}")] {
+                assert!(banner(address).lines().any(|found| found == line), "{line}");
             }
         }
     }

@@ -274,7 +274,7 @@ fn assemble(
         hot: Hot::new(cache.clone(), readiness.clone()),
         routes: crate::service::routes(&cache, &assets, execution.as_ref(), readiness.clone()),
         http_cache: HttpCache::new(cache.clone()),
-        pages: Pages::new(cache.clone(), assets, Arc::clone(&requests), readiness),
+        pages: Pages::new(cache.clone(), assets, execution.clone(), Arc::clone(&requests), readiness),
         requests,
         cache,
     });

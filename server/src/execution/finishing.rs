@@ -16,6 +16,7 @@ use cask_proto::{reapi, rpc, workers};
 use tonic::Code;
 
 use super::Execution;
+use super::counts::Outcome;
 use crate::cache::ActionError;
 
 /// Bytes of what a worker says in words.
@@ -42,7 +43,10 @@ impl Execution {
         if said.worker_fault {
             let reason = response.status.map_or(response.message, |status| status.message);
             return Some(match farm.give_back(session, lease, &shortened(reason)) {
-                Ok(()) => replies.acknowledgement(lease),
+                Ok(()) => {
+                    self.shared.counts.run(Outcome::Returned);
+                    replies.acknowledgement(lease)
+                }
                 Err(_) => replies.cancellation(lease),
             });
         }
@@ -50,8 +54,12 @@ impl Execution {
         let (execution, farm) = (self.clone(), farm.clone());
         self.shared.finishing.spawn(async move {
             match execution.settled(&finishing, response).await {
-                Ok(response) => farm.finish(lease, response).await,
+                Ok(response) => {
+                    execution.shared.counts.run(Outcome::of(&response));
+                    farm.finish(lease, response).await;
+                }
                 Err(Fault(reason)) => {
+                    execution.shared.counts.run(Outcome::Returned);
                     tracing::warn!(event = "worker.result_refused", %lease, reason, "what a worker brought is not taken");
                     // Gone meanwhile is as good.
                     let _ = farm.give_back(session, lease, &reason);

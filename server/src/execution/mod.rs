@@ -8,6 +8,7 @@
 //! ```
 
 mod admission;
+mod counts;
 mod finishing;
 mod input_tree;
 mod journal;
@@ -25,6 +26,8 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::admission::{Admitted, Asked};
+pub(crate) use self::counts::ExecutionStats;
+use self::counts::RunCounts;
 use self::journal::Journal;
 pub(crate) use self::settings::ExecutionSettings;
 use crate::access::limits::{Budget, OverBudget, Permit};
@@ -51,6 +54,7 @@ struct Shared {
     admissions: Budget,
     /// Results on their way into the store.
     finishing: TaskTracker,
+    counts: RunCounts,
     /// Once the journal was read.
     farm: OnceLock<Farm>,
 }
@@ -65,7 +69,8 @@ pub(crate) struct Running {
 impl Execution {
     pub(crate) fn new(cache: Cache, settings: ExecutionSettings, readiness: watch::Receiver<Readiness>) -> Self {
         let admissions = Budget::new("actions being admitted", ADMISSIONS_MAX, cache.limits().budget_wait_max);
-        Self { shared: Arc::new(Shared { cache, settings, readiness, admissions, finishing: TaskTracker::new(), farm: OnceLock::new() }) }
+        let (finishing, counts, farm) = (TaskTracker::new(), RunCounts::default(), OnceLock::new());
+        Self { shared: Arc::new(Shared { cache, settings, readiness, admissions, finishing, counts, farm }) }
     }
 
     /// Reads the journal, after which actions are taken. The store's index has to be complete. Called once.
@@ -94,6 +99,18 @@ impl Execution {
             retry_after: Some(START_RETRY),
             ..Answer::unavailable("the server is starting; its queue is not read yet")
         })
+    }
+
+    /// An action's result was known.
+    pub(crate) fn count_cached(&self) {
+        self.shared.counts.cached();
+    }
+
+    /// Zeros while the server starts.
+    pub(crate) fn stats(&self) -> ExecutionStats {
+        let farm = self.shared.farm.get();
+        let (counts, backlog) = farm.map(|farm| (farm.counts(), farm.journal_backlog())).unwrap_or_default();
+        self.shared.counts.stats(counts, backlog)
     }
 
     /// For streams that end with the server.

@@ -1,6 +1,8 @@
 //! `/metrics`: the Prometheus text exposition of the engine's counters and the edge's. Each line of help says what a
 //! change means or what to do, not what the name already says.
 
+mod execution;
+
 use std::fmt::Write;
 
 use cask_engine::EngineStats;
@@ -9,6 +11,7 @@ use self::Kind::{Counter, Gauge};
 use super::requests::RequestCounts;
 use crate::asset::{AssetStats, Assets};
 use crate::cache::Cache;
+use crate::execution::{Execution, ExecutionStats};
 
 /// The media type of the exposition format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -28,13 +31,22 @@ pub(crate) struct EdgeGauges {
     parked_bytes: usize,
     open_logs: usize,
     assets: AssetStats,
+    /// Where there is execution.
+    execution: Option<ExecutionStats>,
 }
 
 impl EdgeGauges {
-    pub(crate) fn of(cache: &Cache, assets: &Assets) -> EdgeGauges {
+    pub(crate) fn of(cache: &Cache, assets: &Assets, execution: Option<&Execution>) -> EdgeGauges {
         let (parked_uploads, parked_bytes) = cache.parked();
         let budgets = cache.budgets().all().map(|(name, budget)| (name, budget.used(), budget.limit()));
-        EdgeGauges { budgets, parked_uploads, parked_bytes, open_logs: cache.open_log_count(), assets: assets.stats() }
+        EdgeGauges {
+            budgets,
+            parked_uploads,
+            parked_bytes,
+            open_logs: cache.open_log_count(),
+            assets: assets.stats(),
+            execution: execution.map(Execution::stats),
+        }
     }
 }
 
@@ -79,6 +91,9 @@ pub(crate) fn exposition(
     );
     page.single("cask_parked_bytes", Gauge, "Bytes of staging that they hold.", edge.parked_bytes as f64);
     asset_metrics(&mut page, &edge.assets);
+    if let Some(stats) = &edge.execution {
+        execution::execution_metrics(&mut page, stats);
+    }
     page.single(
         "cask_logs_open",
         Gauge,
@@ -329,8 +344,15 @@ mod tests {
         drop(requests.begin_grpc("/nobody/knows"));
         let stats = EngineStats { disk_bytes: 50 << 30, ..EngineStats::default() };
         let assets = AssetStats { lookups: vec![("hit", 4)], ..AssetStats::default() };
-        let edge =
-            EdgeGauges { budgets: [("things", 3, 10); 10], parked_uploads: 1, parked_bytes: 2, open_logs: 3, assets };
+        let execution = Some(ExecutionStats { runs: vec![("failed", 5)], ..ExecutionStats::default() });
+        let edge = EdgeGauges {
+            budgets: [("things", 3, 10); 10],
+            parked_uploads: 1,
+            parked_bytes: 2,
+            open_logs: 3,
+            assets,
+            execution,
+        };
         let page = exposition(&stats, &edge, &requests, 1_700_000_000.5);
 
         let mut families = std::collections::HashSet::new();
@@ -353,6 +375,7 @@ mod tests {
             "cask_disk_bytes 53687091200",
             r#"cask_budget_used{budget="things"} 3"#,
             r#"cask_asset_lookups_total{result="hit"} 4"#,
+            r#"cask_execution_runs_total{outcome="failed"} 5"#,
             r#"cask_grpc_requests_total{service="unknown",method="unknown",code="CANCELLED"} 1"#,
             r#"cask_http_requests_total{route="cas",method="GET",code="404"} 1"#,
         ] {

@@ -11,12 +11,14 @@ use super::metrics::{self, EdgeGauges};
 use super::requests::RequestCounts;
 use crate::asset::Assets;
 use crate::cache::Cache;
+use crate::execution::Execution;
 use crate::service::health::Readiness;
 
 /// What the pages show.
 pub(crate) struct Pages {
     cache: Cache,
     assets: Assets,
+    execution: Option<Execution>,
     requests: Arc<RequestCounts>,
     readiness: watch::Receiver<Readiness>,
     started: Instant,
@@ -65,12 +67,13 @@ impl Pages {
     pub(crate) fn new(
         cache: Cache,
         assets: Assets,
+        execution: Option<Execution>,
         requests: Arc<RequestCounts>,
         readiness: watch::Receiver<Readiness>,
     ) -> Self {
         let started_unix_seconds =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        Self { cache, assets, requests, readiness, started: Instant::now(), started_unix_seconds }
+        Self { cache, assets, execution, requests, readiness, started: Instant::now(), started_unix_seconds }
     }
 
     /// Answers GET and HEAD; hyper leaves the body away for HEAD.
@@ -90,7 +93,7 @@ impl Pages {
             Page::Metrics => typed(
                 metrics::exposition(
                     &self.cache.engine().stats(),
-                    &EdgeGauges::of(&self.cache, &self.assets),
+                    &EdgeGauges::of(&self.cache, &self.assets, self.execution.as_ref()),
                     &self.requests,
                     self.started_unix_seconds,
                 ),

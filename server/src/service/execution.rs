@@ -66,6 +66,7 @@ impl ExecutionApi for ExecutionService {
         let watch = match execution.admit(asked).await? {
             Admitted::Run(submission) => farm.execute(submission).await.map_err(refusal)?,
             Admitted::Known(submission, result) => {
+                execution.count_cached();
                 let response = ExecuteResponse {
                     result: Some(*result),
                     cached_result: true,

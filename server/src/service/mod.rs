@@ -48,10 +48,17 @@ pub(crate) fn message_size_bytes_max(path: &str, limits: &Limits) -> usize {
             limits.message_size_bytes_max
         }
         // What a worker finished has a whole result in it.
-        "/cask.worker.v1.Workers/Session" => limits.message_size_bytes_max,
+        WORKER_SESSION => limits.message_size_bytes_max,
         // Health, reflection and operations.
         _ => limits.name_message_size_bytes_max,
     }
+}
+
+const WORKER_SESSION: &str = "/cask.worker.v1.Workers/Session";
+
+/// Whether the call at a path is one that both sides keep open, to say something now and then.
+pub(crate) fn is_conversation(path: &str) -> bool {
+    path == WORKER_SESSION
 }
 
 /// Every service this server has, by path.

@@ -77,8 +77,11 @@ impl Dispatch {
     ) -> Result<Response<SentBody>, Infallible> {
         let message_size_bytes_max = crate::service::message_size_bytes_max(request.uri().path(), self.cache.limits());
         let paid = Paid::default();
-        let request =
-            request.map(|body| RequestBody::new(body, self.cache.clone(), message_size_bytes_max, Arc::clone(&paid)));
+        let is_conversation = crate::service::is_conversation(request.uri().path());
+        let request = request.map(|body| {
+            let body = RequestBody::new(body, self.cache.clone(), message_size_bytes_max, Arc::clone(&paid));
+            if is_conversation { body.of_conversation() } else { body }
+        });
         let mut response = self.routes.clone().call(request).await?;
         let held = Held { paid: Some(paid), room: response.extensions_mut().remove::<AnswerPermit>(), holding: None };
         let call = match code_of(response.headers()) {

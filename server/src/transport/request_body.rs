@@ -46,6 +46,8 @@ pub(super) struct RequestBody<B> {
     rest: Bytes,
     asked: Option<Pin<Box<OwnedNotified>>>,
     silence: Silence,
+    /// See `of_conversation`.
+    is_conversation: bool,
     has_ended: bool,
 }
 
@@ -67,8 +69,15 @@ where
             rest: Bytes::new(),
             asked: None,
             silence,
+            is_conversation: false,
             has_ended: false,
         }
+    }
+
+    /// The same for a call that goes on for long and says something now and then: what a message took is given back when the
+    /// next is waited for, by when the handler has taken it. (For other calls a wait says nothing of that.)
+    pub(super) fn of_conversation(self) -> Self {
+        Self { is_conversation: true, ..self }
     }
 
     /// What can be passed on of `data`; keeps the rest where a message has to be paid for first.
@@ -142,6 +151,12 @@ where
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
                 Poll::Ready(None) => {
                     return Poll::Ready(self.framing.finish().err().map(|fault| Err(status::grpc(fault).into())));
+                }
+                Poll::Pending if self.is_conversation && self.framing.is_between_messages() => {
+                    self.asked = None;
+                    drop(self.paid.lock().take());
+                    self.paid_bytes = FREE_MESSAGE_BYTES_MAX;
+                    return Poll::Pending;
                 }
                 Poll::Pending => return self.poll_patience(cx).map(|status| Some(Err(status.into()))),
             }

@@ -16,5 +16,9 @@ mod transport;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Before anything else: a supervisor is a process of one thread, and has a millisecond to start.
+    if let Some(ended) = cask_executor::runner::supervise() {
+        return ended;
+    }
     command::run()
 }

@@ -7,7 +7,9 @@
 //! Cancellation: every method may be dropped at any point; an upload dropped midway stores nothing.
 
 mod batch;
+mod batch_read;
 mod download;
+mod request_tag;
 mod retry;
 mod source;
 mod upload;
@@ -35,6 +37,7 @@ use tonic::{
 
 use self::{
     batch::{MESSAGE_BYTES_MAX, digest_bytes, runs, update_bytes},
+    request_tag::{RequestTag, TaggedChannel},
     retry::{Attempts, unary},
 };
 pub use self::{
@@ -57,6 +60,7 @@ pub struct RemoteCache {
     channel: Channel,
     instance: InstanceName,
     retry: RetryPolicy,
+    tag: RequestTag,
     /// Asked for once, by the first batch.
     batch_bytes_max: Arc<OnceCell<usize>>,
 }
@@ -73,14 +77,20 @@ impl RemoteCache {
 
     /// A client over a channel that exists.
     pub fn over(channel: Channel, instance: InstanceName, retry: RetryPolicy) -> Self {
-        Self { channel, instance, retry, batch_bytes_max: Arc::default() }
+        Self { channel, instance, retry, tag: RequestTag::default(), batch_bytes_max: Arc::default() }
+    }
+
+    /// The same client, whose calls say that they are made for a client's request.
+    #[must_use]
+    pub fn on_behalf_of(&self, metadata: &reapi::RequestMetadata) -> Self {
+        Self { tag: RequestTag::of(metadata), ..self.clone() }
     }
 
     /// What the cache says of itself.
     pub async fn capabilities(&self) -> Result<reapi::ServerCapabilities, ClientError> {
         let what = || format!("instance `{}`", self.instance);
         unary(self.retry, what, || {
-            let mut client = CapabilitiesClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
+            let mut client = CapabilitiesClient::new(self.tagged()).max_decoding_message_size(ANSWER_BYTES_MAX);
             let request = reapi::GetCapabilitiesRequest { instance_name: self.instance.to_string() };
             async move { client.get_capabilities(request).await }
         })
@@ -233,16 +243,20 @@ impl RemoteCache {
         limit.await.copied()
     }
 
-    fn cas(&self) -> ContentAddressableStorageClient<Channel> {
-        ContentAddressableStorageClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    fn tagged(&self) -> TaggedChannel {
+        TaggedChannel::new(self.channel.clone(), self.tag.clone())
     }
 
-    fn action_cache(&self) -> ActionCacheClient<Channel> {
-        ActionCacheClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    fn cas(&self) -> ContentAddressableStorageClient<TaggedChannel> {
+        ContentAddressableStorageClient::new(self.tagged()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
-    fn byte_stream(&self) -> ByteStreamClient<Channel> {
-        ByteStreamClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    fn action_cache(&self) -> ActionCacheClient<TaggedChannel> {
+        ActionCacheClient::new(self.tagged()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    fn byte_stream(&self) -> ByteStreamClient<TaggedChannel> {
+        ByteStreamClient::new(self.tagged()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 }
 

@@ -6,9 +6,10 @@ use cask_proto::{
     bytestream::{ReadRequest, byte_stream_client::ByteStreamClient},
 };
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use super::{
+    request_tag::TaggedChannel,
     retry::{Attempts, RetryPolicy},
     verify::Verifier,
 };
@@ -16,7 +17,7 @@ use crate::ClientError;
 
 /// Downloads into a sink. On an error the sink holds bytes that must be thrown away.
 pub(crate) async fn download(
-    client: &mut ByteStreamClient<Channel>,
+    client: &mut ByteStreamClient<TaggedChannel>,
     policy: RetryPolicy,
     name: &ReadName,
     sink: &mut (impl AsyncWrite + Unpin),
@@ -37,7 +38,7 @@ pub(crate) async fn download(
 
 /// One attempt. Outside: wrong bytes, or the sink failed. Inside: how the stream ended.
 async fn read_rest(
-    client: &mut ByteStreamClient<Channel>,
+    client: &mut ByteStreamClient<TaggedChannel>,
     name: &ReadName,
     verifier: &mut Verifier,
     attempts: &mut Attempts,

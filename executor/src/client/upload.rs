@@ -15,9 +15,10 @@ use cask_proto::{
 };
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_stream::Stream;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 use super::{
+    request_tag::TaggedChannel,
     retry::{Attempts, RetryPolicy, unary},
     source::BlobSource,
 };
@@ -28,7 +29,7 @@ const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
 /// Uploads under one name. Ends early, with success, when the cache has the blob already.
 pub(crate) async fn upload(
-    client: &mut ByteStreamClient<Channel>,
+    client: &mut ByteStreamClient<TaggedChannel>,
     policy: RetryPolicy,
     name: &WriteName,
     source: &impl BlobSource,
@@ -66,7 +67,7 @@ fn beyond_the_end(digest: Digest, committed_size: u64) -> ClientError {
 /// Writes from an offset to the end. Outside: the source failed, or the answer is nonsense. Inside: what the cache
 /// answered.
 async fn write_from(
-    client: &mut ByteStreamClient<Channel>,
+    client: &mut ByteStreamClient<TaggedChannel>,
     name: &WriteName,
     source: &impl BlobSource,
     offset_bytes: u64,
@@ -101,7 +102,7 @@ async fn write_from(
 
 /// How much of an interrupted upload the cache holds; `None` when it holds the whole blob.
 async fn committed(
-    client: &ByteStreamClient<Channel>,
+    client: &ByteStreamClient<TaggedChannel>,
     policy: RetryPolicy,
     name: &WriteName,
 ) -> Result<Option<u64>, ClientError> {

@@ -1,0 +1,96 @@
+//! [`RunnerChild`]: the runner that a worker starts itself, and starts again when it dies.
+//!
+//! This is the one place where the worker makes a process after its own start. It does so only while no run begins: see
+//! [`RunnerClient::start_exclusively`].
+
+use std::{ffi::OsString, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+
+use tokio::{
+    process::{Child, Command},
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+use super::runner_client::RunnerClient;
+
+/// Between a death and the next start; a runner that cannot start must not take the machine.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+/// How long a runner may take to end its commands and itself.
+const END_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How to start a runner. It is to end when its standard input does.
+#[derive(Clone, Debug)]
+pub struct RunnerCommand {
+    /// The program.
+    pub program: PathBuf,
+    /// What it is told; the socket's address among it.
+    pub arguments: Vec<OsString>,
+}
+
+impl RunnerCommand {
+    fn spawn(&self) -> std::io::Result<Child> {
+        Command::new(&self.program)
+            .args(&self.arguments)
+            // Its other end is ours: it ends when we do, however we end.
+            .stdin(Stdio::piped())
+            // Our own standard output is for one line.
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+    }
+}
+
+/// See the module.
+pub(crate) struct RunnerChild {
+    end: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl RunnerChild {
+    /// Starts the runner; the first start has to succeed.
+    pub(crate) async fn start(command: RunnerCommand, client: Arc<RunnerClient>) -> std::io::Result<Self> {
+        let mut child = client.start_exclusively(|| command.spawn()).await?;
+        let (end, mut ended) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    status = child.wait() => {
+                        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                        tracing::error!(event = "worker.runner_died", status, "the runner died; starting another");
+                    }
+                    _ = &mut ended => return finish(child).await,
+                }
+                child = loop {
+                    tokio::select! {
+                        () = tokio::time::sleep(RESTART_PAUSE) => {}
+                        _ = &mut ended => return,
+                    }
+                    match client.start_exclusively(|| command.spawn()).await {
+                        Ok(child) => break child,
+                        Err(error) => {
+                            tracing::error!(event = "worker.runner_not_started", %error, "cannot start the runner");
+                        }
+                    }
+                };
+            }
+        });
+        Ok(Self { end, task })
+    }
+
+    /// Ends the runner, with all that it runs.
+    pub(crate) async fn end(self) {
+        let _ = self.end.send(());
+        let _ = self.task.await;
+    }
+}
+
+async fn finish(mut child: Child) {
+    // The end of its input asks it to end.
+    drop(child.stdin.take());
+    if let Some(pid) = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    if tokio::time::timeout(END_WAIT_MAX, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}

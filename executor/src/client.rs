@@ -1,21 +1,27 @@
-//! [`RemoteCache`]: a client of any cache that speaks the Remote Execution API.
+//! [`RemoteCache`]: a client of any cache that speaks the Remote Execution API, and of a server that executes.
 //!
 //! Large blobs stream and resume, small ones travel in batches packed by their encoded size, what comes down is
-//! verified. Cheap to clone; clones share one connection and may be used at the same time. Knows nothing of actions'
-//! meaning and keeps no blobs.
+//! verified. [`InputTree`] is a folder on its way up, [`Execution`] an action on its way, [`OutputFolder`] where results come
+//! down to. Cheap to clone; clones share one connection and may be used at the same time. Keeps no blobs.
 //!
 //! Cancellation: every method may be dropped at any point; an upload dropped midway stores nothing.
 
 mod batch;
 mod batch_read;
 mod download;
+mod endpoint;
+mod execution;
+mod logs;
+mod output_folder;
 mod request_tag;
 mod retry;
 mod source;
+mod tree_download;
+mod tree_upload;
 mod upload;
 mod verify;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use cask_index::{Digest, DigestFunction};
@@ -30,10 +36,7 @@ use cask_proto::{
 };
 use prost::Message as _;
 use tokio::{io::AsyncWrite, sync::OnceCell};
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status, transport::Channel};
 
 use self::{
     batch::{MESSAGE_BYTES_MAX, digest_bytes, runs, update_bytes},
@@ -41,18 +44,20 @@ use self::{
     retry::{Attempts, unary},
 };
 pub use self::{
+    endpoint::connect,
+    execution::{ExecuteOptions, Execution, ExecutionEvent, OperationState, Stage},
+    logs::LogReader,
+    output_folder::OutputFolder,
     retry::RetryPolicy,
     source::{BlobSource, FileSource},
+    tree_download::{OutputError, OutputPlacement},
+    tree_upload::{InputTree, TreeError, Uploaded},
     verify::{digest_of, digest_of_reader},
 };
 use crate::ClientError;
 
 /// Largest message we accept; servers keep below 4 MiB, some forget to.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Receive windows: at 1 MiB in flight a fast cache would wait for us on every network that is not loopback.
-const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A cache, seen through one instance name.
 #[derive(Clone, Debug)]
@@ -66,13 +71,9 @@ pub struct RemoteCache {
 }
 
 impl RemoteCache {
-    /// Connects to `grpc://host:port`, `http://host:port` or plain `host:port`.
+    /// Connects to what [`connect`] takes.
     pub async fn connect(endpoint: &str, instance: InstanceName) -> Result<Self, ClientError> {
-        let channel = parse_endpoint(endpoint)?
-            .connect()
-            .await
-            .map_err(|source| ClientError::Connect { endpoint: endpoint.to_owned(), source })?;
-        Ok(Self::over(channel, instance, RetryPolicy::default()))
+        Ok(Self::over(connect(endpoint).await?, instance, RetryPolicy::default()))
     }
 
     /// A client over a channel that exists.
@@ -292,20 +293,4 @@ fn unstored(
         }
     }
     worst.map_or(Ok(()), |status| Err((failed, status)))
-}
-
-fn parse_endpoint(endpoint: &str) -> Result<Endpoint, ClientError> {
-    let refused = |reason: &str| ClientError::Endpoint { endpoint: endpoint.to_owned(), reason: reason.to_owned() };
-    let (scheme, authority) = endpoint.split_once("://").unwrap_or(("grpc", endpoint));
-    match scheme {
-        "grpc" | "http" => {}
-        "grpcs" | "https" => return Err(refused("TLS is not supported yet")),
-        _ => return Err(refused("it begins with neither grpc:// nor http://")),
-    }
-    let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(|error| refused(&error.to_string()))?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }

@@ -4,8 +4,12 @@
 use std::{future::Future, time::Duration};
 
 use tonic::{Code, Response, Status};
+use tonic_types::StatusExt as _;
 
 use crate::ClientError;
+
+/// Longest pause that a server can tell us to make: a mistaken one must not stop a build for a day.
+const TOLD_DELAY_MAX: Duration = Duration::from_secs(60);
 
 /// How often and how fast calls are repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,14 +52,28 @@ impl Attempts {
         if !is_passing(status.code()) {
             return Err(ClientError::of_status(status, what));
         }
+        tokio::time::sleep(self.failed(status)?).await;
+        Ok(())
+    }
+
+    /// How long to wait before the next attempt after a failure that passes: as long as the server says, or twice as long as
+    /// the last time. An error when there were enough.
+    pub(crate) fn failed(&mut self, status: &Status) -> Result<Duration, ClientError> {
         self.failed += 1;
         if self.failed >= self.policy.attempts_max {
             return Err(ClientError::Unavailable { attempts: self.failed, message: status.message().to_owned() });
         }
+        if let Some(told) = told_delay(status) {
+            return Ok(told.min(TOLD_DELAY_MAX));
+        }
         let doubled = self.policy.delay_first.saturating_mul(1 << (self.failed - 1).min(16));
-        tokio::time::sleep(doubled.min(self.policy.delay_max)).await;
-        Ok(())
+        Ok(doubled.min(self.policy.delay_max))
     }
+}
+
+/// When to come back, if the server said so.
+pub(crate) fn told_delay(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info().and_then(|info| info.retry_delay)
 }
 
 /// Codes of a broken way or a restarting server. `Unknown`, `Internal` and `Cancelled` are what a connection that died

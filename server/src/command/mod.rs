@@ -1,5 +1,6 @@
 //! The verbs of `cask`, a file each, and how they end: 0 when done, 1 when the run failed, 2 when the command line or the
-//! configuration is wrong. A failure is one sentence on standard error.
+//! configuration is wrong. A failure is one sentence on standard error. Those that run a command for somebody end as that
+//! command did, and keep codes of their own for what is not the command's doing; see `watch`.
 
 mod banner;
 mod bench;
@@ -13,6 +14,7 @@ mod run;
 mod runner;
 mod serve;
 mod upload;
+mod watch;
 mod worker;
 
 use std::process::ExitCode;
@@ -51,6 +53,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// It can, but not now or not here.
     Run(String),
+    /// A command that was run for the caller ended with this code, or was not run, with a sentence of ours on why.
+    Exit(u8, Option<String>),
 }
 
 impl From<ConfigError> for Failure {
@@ -61,7 +65,8 @@ impl From<ConfigError> for Failure {
 
 /// Runs what the command line asks for.
 pub(crate) fn run() -> ExitCode {
-    let outcome = match CommandLine::parse().verb {
+    let command_line = CommandLine::try_parse().unwrap_or_else(|error| misread(&error));
+    let outcome = match command_line.verb {
         Some(Verb::Serve(arguments)) => serve::run(arguments),
         Some(Verb::Upload(arguments)) => upload::run(arguments),
         Some(Verb::Download(arguments)) => download::run(arguments),
@@ -83,7 +88,23 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(sentence)) => fail(2, &sentence),
         Err(Failure::Run(sentence)) => fail(1, &sentence),
+        Err(Failure::Exit(code, Some(sentence))) => fail(code, &sentence),
+        Err(Failure::Exit(code, None)) => ExitCode::from(code),
     }
+}
+
+/// Says what is wrong with the command line, or what was asked for with --help, and ends.
+fn misread(error: &clap::Error) -> ! {
+    // Printing can only fail for want of a reader.
+    let _ = error.print();
+    let runs_for_others = std::env::args_os().nth(1).is_some_and(|verb| verb == "run" || verb == "execute");
+    let code = match error.exit_code() {
+        0 => 0,
+        // Two is what a command may have ended with.
+        _ if runs_for_others => watch::EXIT_NOT_RUN.into(),
+        code => code,
+    };
+    std::process::exit(code)
 }
 
 fn fail(code: u8, sentence: &str) -> ExitCode {

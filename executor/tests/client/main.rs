@@ -1,7 +1,9 @@
 //! The client where it has something to decide: resuming, repeating, packing, verifying. Against a cache in memory that
 //! fails on cue.
 
+mod execution;
 mod fake;
+mod trees;
 
 use bytes::Bytes;
 use cask_executor::{

@@ -13,6 +13,7 @@ mod endpoint;
 mod execution;
 mod logs;
 mod output_folder;
+mod output_tree;
 mod request_tag;
 mod retry;
 mod source;

@@ -1,37 +1,27 @@
 //! What an action made, written into a folder.
 //!
-//! First all of it is looked at: paths and names, Trees unfolded, with bounds on how much they may unfold to. Only then is
-//! anything written, through [`OutputFolder`], which keeps it inside. Nothing that a server says about names is believed.
+//! First all of it is looked at: paths, names, and how much Trees unfold to. Only then is anything written, through [`OutputFolder`], which keeps it inside. Nothing that a server says about names is believed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cask_index::{Digest, DigestFunction, Hasher};
-use cask_proto::{
-    digest::{DigestRule, FunctionRule},
-    reapi,
-};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use prost::Message as _;
+use cask_proto::{digest::FunctionRule, reapi};
+use futures_util::{TryStreamExt as _, stream};
 use tokio::io::AsyncWriteExt as _;
 
-use super::{RemoteCache, output_folder::OutputFolder};
+use super::{
+    RemoteCache,
+    output_folder::OutputFolder,
+    output_tree::{OutputTree, below},
+};
 use crate::{
     ClientError,
-    action::{ActionFault, CheckedDirectory, RootPath},
+    action::{ActionFault, RootPath},
 };
 
 /// Blobs that come down at the same time.
-const DOWNLOADS_MAX: usize = 8;
-/// Entries that the outputs of one action may have in all. A Tree names each folder once and may mean it a billion times.
-const ENTRIES_MAX: usize = 2_000_000;
-/// How deep folders may lie.
-const DEPTH_MAX: usize = 512;
-/// What a fault calls the paths here.
-const OUTPUT: &str = "the output";
-/// Largest Tree or Directory that is read into memory.
-const MESSAGE_BYTES_MAX: u64 = 256 << 20;
-
+pub(super) const DOWNLOADS_MAX: usize = 8;
 /// Why outputs could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
@@ -66,25 +56,18 @@ pub struct OutputPlacement<'a> {
     pub function: DigestFunction,
 }
 
+/// What is to be written and is no folder.
 enum Entry {
-    Folder,
     Symlink(String),
     File { digest: Digest, is_executable: bool, content: Bytes },
 }
 
-/// What is to be written. Ordered, so that folders come before what is in them.
+/// All that is to be written.
 #[derive(Default)]
-struct Plan(BTreeMap<RootPath, Entry>);
-
-impl Plan {
-    fn add(&mut self, path: RootPath, entry: Entry) -> Result<(), OutputError> {
-        if self.0.len() == ENTRIES_MAX {
-            return Err(too_many());
-        }
-        // Twice the same is how results name symlinks for old and new clients.
-        self.0.insert(path, entry);
-        Ok(())
-    }
+struct Plan {
+    /// Twice the same is how results name symlinks for old clients and new ones.
+    entries: BTreeMap<RootPath, Entry>,
+    trees: Vec<(RootPath, OutputTree)>,
 }
 
 impl RemoteCache {
@@ -96,31 +79,33 @@ impl RemoteCache {
     ) -> Result<(), OutputError> {
         let plan = self.plan(result, placement).await?;
         let folder = placement.folder;
-        let mut files = Vec::new();
-        for (path, entry) in plan.0 {
-            let failed = |source| OutputError::Write { path: path.clone(), source };
-            match entry {
-                Entry::Folder => folder.make_folder(&path).map_err(failed)?,
-                Entry::Symlink(target) => folder.put_symlink(&path, &target).map_err(failed)?,
-                Entry::File { digest, is_executable, content } => files.push((path, digest, is_executable, content)),
-            }
-        }
-        let downloads = files.into_iter().map(|(path, digest, is_executable, content)| async move {
-            self.download_file(folder, &path, digest, is_executable, content).await
-        });
-        stream::iter(downloads).buffer_unordered(DOWNLOADS_MAX).try_collect::<()>().await
+        // Symlinks first: what another output would put behind one is refused then, in whichever order they come.
+        let (symlinks, files): (Vec<_>, Vec<_>) =
+            plan.entries.into_iter().partition(|(_, entry)| matches!(entry, Entry::Symlink(_)));
+        let in_trees =
+            plan.trees.iter().flat_map(|(path, tree)| tree.unfold(path.clone())).flat_map(|(path, directory)| {
+                let made =
+                    folder.make_folder(&path).map_err(|source| OutputError::Write { path: path.clone(), source });
+                let symlinks = directory.symlinks.iter();
+                let symlinks = symlinks.map(|link| (&link.name, Entry::Symlink(link.target.clone())));
+                let files = directory.files.iter().map(|file| {
+                    let (digest, is_executable) = (file.digest, file.is_executable);
+                    (&file.name, Entry::File { digest, is_executable, content: Bytes::new() })
+                });
+                let entries = symlinks.chain(files).map(move |(name, entry)| Ok((below(&path, name), entry)));
+                made.err().map(Err).into_iter().chain(entries)
+            });
+        let all = symlinks.into_iter().chain(files).map(Ok).chain(in_trees);
+        stream::iter(all).try_for_each_concurrent(DOWNLOADS_MAX, |(path, entry)| self.put(folder, path, entry)).await
     }
 
-    async fn download_file(
-        &self,
-        folder: &OutputFolder,
-        path: &RootPath,
-        digest: Digest,
-        is_executable: bool,
-        content: Bytes,
-    ) -> Result<(), OutputError> {
+    async fn put(&self, folder: &OutputFolder, path: RootPath, entry: Entry) -> Result<(), OutputError> {
         let failed = |source| OutputError::Write { path: path.clone(), source };
-        let (file, new) = folder.begin_file(path, is_executable).map_err(failed)?;
+        let (digest, is_executable, content) = match entry {
+            Entry::Symlink(target) => return folder.put_symlink(&path, &target).map_err(failed),
+            Entry::File { digest, is_executable, content } => (digest, is_executable, content),
+        };
+        let (file, new) = folder.begin_file(&path, is_executable).map_err(failed)?;
         let mut file = tokio::fs::File::from_std(file);
         if !content.is_empty() && Hasher::digest(digest.function(), &content) == digest {
             file.write_all(&content).await.map_err(failed)?;
@@ -135,130 +120,29 @@ impl RemoteCache {
 
     async fn plan(&self, result: &reapi::ActionResult, placement: &OutputPlacement<'_>) -> Result<Plan, OutputError> {
         let (from, function) = (&placement.working_directory, placement.function);
+        let place = |path: &str| from.join("the output", path);
         let mut plan = Plan::default();
         for file in &result.output_files {
             let digest = required("output file", function, file.digest.as_ref())?;
             let entry = Entry::File { digest, is_executable: file.is_executable, content: file.contents.clone() };
-            plan.add(from.join(OUTPUT, &file.path)?, entry)?;
+            plan.entries.insert(place(&file.path)?, entry);
         }
         let symlinks = [&result.output_symlinks, &result.output_file_symlinks, &result.output_directory_symlinks];
         for symlink in symlinks.into_iter().flatten() {
-            plan.add(from.join(OUTPUT, &symlink.path)?, Entry::Symlink(target_of(&symlink.target)?))?;
+            plan.entries.insert(place(&symlink.path)?, Entry::Symlink(target_of(&symlink.target)?));
         }
         for directory in &result.output_directories {
-            let path = from.join(OUTPUT, &directory.path)?;
-            let folders = self.folders(directory, function).await?;
-            folders.unfold(path, &mut plan)?;
+            plan.trees.push((place(&directory.path)?, self.output_tree(directory, function).await?));
         }
         Ok(plan)
     }
-
-    async fn folders(
-        &self,
-        directory: &reapi::OutputDirectory,
-        function: DigestFunction,
-    ) -> Result<Folders, OutputError> {
-        if directory.tree_digest.is_some() {
-            let digest = required("tree", function, directory.tree_digest.as_ref())?;
-            return Folders::of_tree(function, self.message(digest).await?);
-        }
-        let root = required("output directory", function, directory.root_directory_digest.as_ref())?;
-        let mut folders = Folders { root, by_digest: HashMap::new() };
-        let mut wanted = HashSet::from([root]);
-        while !wanted.is_empty() {
-            if folders.by_digest.len() + wanted.len() > ENTRIES_MAX {
-                return Err(too_many());
-            }
-            let fetched: Vec<_> = stream::iter(std::mem::take(&mut wanted))
-                .map(|digest| async move { Ok((digest, decoded(function, self.message(digest).await?)?)) })
-                .buffer_unordered(DOWNLOADS_MAX)
-                .try_collect::<Vec<(Digest, CheckedDirectory)>>()
-                .await
-                .map_err(|error: OutputError| error)?;
-            for (digest, directory) in fetched {
-                wanted.extend(directory.directories.iter().map(|child| child.digest));
-                folders.by_digest.insert(digest, directory);
-            }
-            wanted.retain(|digest| !folders.by_digest.contains_key(digest));
-        }
-        Ok(folders)
-    }
-
-    async fn message(&self, digest: Digest) -> Result<Bytes, OutputError> {
-        if digest.size_bytes() > MESSAGE_BYTES_MAX {
-            return Err(OutputError::Malformed(format!("the listing of a folder has {} bytes", digest.size_bytes())));
-        }
-        let mut message = Vec::new();
-        self.download_blob(digest, &mut message).await?;
-        Ok(message.into())
-    }
 }
 
-/// The folders of one output directory.
-struct Folders {
-    root: Digest,
-    by_digest: HashMap<Digest, CheckedDirectory>,
-}
-
-/// A Tree whose directories are not decoded: their digests are those of their bytes, whatever is in them.
-#[derive(Clone, PartialEq, prost::Message)]
-struct EncodedTree {
-    #[prost(bytes = "bytes", tag = "1")]
-    root: Bytes,
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    children: Vec<Bytes>,
-}
-
-impl Folders {
-    fn of_tree(function: DigestFunction, encoded: Bytes) -> Result<Self, OutputError> {
-        let tree = EncodedTree::decode(encoded).map_err(|error| OutputError::Malformed(format!("a Tree: {error}")))?;
-        let root = Hasher::digest(function, &tree.root);
-        let mut by_digest = HashMap::new();
-        for directory in std::iter::once(tree.root).chain(tree.children) {
-            by_digest.insert(Hasher::digest(function, &directory), decoded(function, directory)?);
-        }
-        Ok(Self { root, by_digest })
-    }
-
-    /// Adds all that is in them. Cycles cannot be: a digest cannot contain itself.
-    fn unfold(&self, path: RootPath, plan: &mut Plan) -> Result<(), OutputError> {
-        let mut rest = vec![(path, self.root)];
-        while let Some((path, digest)) = rest.pop() {
-            let directory = self.by_digest.get(&digest).ok_or_else(|| {
-                OutputError::Malformed(format!("the Tree has no directory {digest}, which \"{path}\" is"))
-            })?;
-            if path.segments().len() > DEPTH_MAX {
-                return Err(OutputError::Malformed(format!("\"{path}\" lies deeper than {DEPTH_MAX} folders")));
-            }
-            for file in &directory.files {
-                let (digest, is_executable) = (file.digest, file.is_executable);
-                let entry = Entry::File { digest, is_executable, content: Bytes::new() };
-                plan.add(path.join(OUTPUT, &file.name)?, entry)?;
-            }
-            for symlink in &directory.symlinks {
-                plan.add(path.join(OUTPUT, &symlink.name)?, Entry::Symlink(symlink.target.clone()))?;
-            }
-            for child in &directory.directories {
-                rest.push((path.join(OUTPUT, &child.name)?, child.digest));
-            }
-            if rest.len() > ENTRIES_MAX {
-                return Err(too_many());
-            }
-            plan.add(path, Entry::Folder)?;
-        }
-        Ok(())
-    }
-}
-
-fn too_many() -> OutputError {
-    OutputError::Malformed(format!("it has more than {ENTRIES_MAX} files and folders"))
-}
-
-fn decoded(function: DigestFunction, directory: Bytes) -> Result<CheckedDirectory, OutputError> {
-    Ok(CheckedDirectory::decode(DigestRule::like(&function.empty_blob()), directory)?)
-}
-
-fn required(what: &str, function: DigestFunction, digest: Option<&reapi::Digest>) -> Result<Digest, OutputError> {
+pub(super) fn required(
+    what: &str,
+    function: DigestFunction,
+    digest: Option<&reapi::Digest>,
+) -> Result<Digest, OutputError> {
     let digest = digest.ok_or_else(|| OutputError::Malformed(format!("the {what} has no digest")))?;
     Ok(FunctionRule::Named(function).from_wire(digest).map_err(ClientError::from)?)
 }

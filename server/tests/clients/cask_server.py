@@ -23,44 +23,59 @@ def expect(condition, text):
         raise Failure(text)
 
 
-class Server:
-    """One `cask serve` process at a time on one folder."""
+def launch(command, log_path):
+    """Starts a program of ours; returns its process and a queue of the lines on its stdout, the last one empty. What it
+    prints goes to the end of the log."""
+    # Settings of the caller's shell are not the ones under test.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CASK_")}
+    with open(log_path, "ab") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+        )
+    lines = queue.Queue()
 
-    def __init__(self, cask, folder, log_path):
-        self.cask, self.folder, self.log_path = cask, folder, log_path
-        self.process = None
-        self.address = None
-
-    def start(self):
-        """Starts the server and returns the seconds until it said where it listens."""
-        command = [self.cask, "serve", "--listen", "127.0.0.1:0", "--dir", str(self.folder), "--max-size", "4GiB"]
-        # Settings of the caller's shell are not the ones under test.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CASK_")}
-        started = time.monotonic()
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
-            )
-        lines = queue.Queue()
-        threading.Thread(target=self._copy_stdout, args=(self.process.stdout, lines), daemon=True).start()
-        try:
-            first = lines.get(timeout=START_SECONDS_MAX)
-        except queue.Empty:
-            raise Failure(f"the server printed nothing within {START_SECONDS_MAX} s")
-        seconds = time.monotonic() - started
-        match = re.fullmatch(r"cask: listening on (127\.0\.0\.1:\d+)", first.strip())
-        expect(match, f"the server's first line is {first!r}, not where it listens")
-        self.address = match.group(1)
-        return seconds
-
-    def _copy_stdout(self, stdout, lines):
-        # The pipe must be emptied for as long as the server lives, or it would block on a full one.
-        with open(self.log_path, "ab") as log:
-            for raw in stdout:
+    def copy_stdout():
+        # The pipe must be emptied for as long as the program lives, or it would block on a full one.
+        with open(log_path, "ab") as log:
+            for raw in process.stdout:
                 lines.put(raw.decode(errors="replace"))
                 log.write(raw)
                 log.flush()
         lines.put("")
+
+    threading.Thread(target=copy_stdout, daemon=True).start()
+    return process, lines
+
+
+def next_line(who, lines):
+    """The next line on the stdout of a program that `launch` started; empty when it ended."""
+    try:
+        return lines.get(timeout=START_SECONDS_MAX).strip()
+    except queue.Empty:
+        raise Failure(f"{who} printed nothing within {START_SECONDS_MAX} s")
+
+
+class Server:
+    """One `cask serve` process at a time on one folder, with `flags` beside those that every scenario needs."""
+
+    def __init__(self, cask, folder, log_path, flags=()):
+        self.cask, self.folder, self.log_path, self.flags = cask, folder, log_path, flags
+        self.process = None
+        self.address = None
+
+    def start(self, same_port=False):
+        """Starts the server, on the port of the one before if told so, and returns the seconds until it said where it
+        listens."""
+        listen = self.address if same_port else "127.0.0.1:0"
+        command = [self.cask, "serve", "--listen", listen, "--dir", str(self.folder), "--max-size", "4GiB", *self.flags]
+        started = time.monotonic()
+        self.process, lines = launch(command, self.log_path)
+        first = next_line("the server", lines)
+        seconds = time.monotonic() - started
+        match = re.fullmatch(r"cask: listening on (127\.0\.0\.1:\d+)", first)
+        expect(match, f"the server's first line is {first!r}, not where it listens")
+        self.address = match.group(1)
+        return seconds
 
     def get(self, path):
         """The body of an answer to a plain HTTP request."""

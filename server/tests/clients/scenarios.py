@@ -17,6 +17,7 @@ import time
 import traceback
 
 from cask_server import Failure, Server
+from cask_worker import Worker
 from pypi_client import Unavailable
 
 # The exit code of a runner that could not say anything.
@@ -33,13 +34,36 @@ class Stage:
     folder: pathlib.Path
     # What was checked, for the reader of the report.
     checked: list = dataclasses.field(default_factory=list)
+    workers: list = dataclasses.field(default_factory=list)
+    # What else to show of a scenario that failed: whose words, and the file they are in.
+    logs: dict = dataclasses.field(default_factory=dict)
+    # Parts of warnings that the server may log here, because the scenario does what deserves one.
+    tolerated: list = dataclasses.field(default_factory=list)
 
     def says(self, text):
         self.checked.append(text)
 
+    def start_worker(self, name="worker", *flags):
+        """A worker that is connected to the server; the scenario's end is its end."""
+        folder, log_path = self.folder / name, self.folder / f"{name}.log"
+        worker = Worker(self.server.cask, self.server, folder, log_path, name, flags)
+        self.workers.append(worker)
+        self.logs[name] = log_path
+        return worker.start()
 
-def run(name, description, prepare, scenarios):
-    """Plays `scenarios`, a list of functions, against the cask binary that the command line names."""
+    def complaints(self):
+        return [line for line in self.server.complaints() if not any(part in line for part in self.tolerated)]
+
+
+def executes(scenario):
+    """Marks a scenario whose server executes actions; the workers are the scenario's to start."""
+    scenario.server_flags = ("--execution",)
+    return scenario
+
+
+def run(name, description, prepare, scenarios, finish=lambda client: None):
+    """Plays `scenarios`, a list of functions, against the cask binary that the command line names. `finish` is called with
+    the client at the end."""
     names = [scenario.__name__.replace("_", "-") for scenario in scenarios]
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cask", nargs="?", help="the cask binary")
@@ -57,6 +81,9 @@ def run(name, description, prepare, scenarios):
     # A caller's time limit ends the script the orderly way too: no server and no scratch folder stay behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=f"cask-{name}-"))
+    # Workers run commands as users that own nothing here.
+    scratch.chmod(0o755)
+    client = None
     try:
         try:
             client = prepare(options.cache.resolve(), scratch)
@@ -73,6 +100,8 @@ def run(name, description, prepare, scenarios):
         print(f"{name}: {failure}")
         return 1
     finally:
+        if client is not None:
+            finish(client)
         if options.keep:
             print(f"kept {scratch}")
         else:
@@ -86,13 +115,17 @@ def run(name, description, prepare, scenarios):
 def _play(options, scratch, client, title, scenario):
     folder = scratch / title
     folder.mkdir()
-    server = Server(os.path.abspath(options.cask), folder / "store", scratch / f"{title}.log")
+    flags = getattr(scenario, "server_flags", ())
+    server = Server(os.path.abspath(options.cask), folder / "store", scratch / f"{title}.log", flags)
     stage, problem = Stage(server, client, folder), None
     started = time.monotonic()
     try:
         server.start()
         scenario(stage)
-        complaints = server.complaints()
+        for worker in stage.workers:
+            if worker.runs():
+                worker.drain()
+        complaints = stage.complaints()
         if complaints:
             raise Failure("the server complained:\n    " + "\n    ".join(complaints[:10]))
         server.drain()
@@ -102,12 +135,15 @@ def _play(options, scratch, client, title, scenario):
         # What a client said was not of the expected shape, and nobody foresaw it.
         problem = traceback.format_exc()
     finally:
-        if server.runs():
-            server.kill()
+        for process in (*stage.workers, server):
+            if process.runs():
+                process.kill()
     result = "FAILED" if problem else "ok"
     print(f"{title:24}{time.monotonic() - started:>7.1f} s  {result:8}{'; '.join(stage.checked)}", flush=True)
     if problem:
         print(f"  {problem}\n  the server said:\n{_tail(server.log_path)}", flush=True)
+        for who, log_path in stage.logs.items():
+            print(f"  {who} said:\n{_tail(log_path)}", flush=True)
     return problem is None
 
 

@@ -1,0 +1,3 @@
+#!/bin/bash
+echo CASK-FIXTURE-FAILED-TEST
+exit 1

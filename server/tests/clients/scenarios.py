@@ -61,6 +61,13 @@ def executes(scenario):
     return scenario
 
 
+def cache_folder():
+    """The folder of installed clients that the command line names, for whoever needs one before `run`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--cache", type=pathlib.Path, default=CACHE)
+    return parser.parse_known_args()[0].cache.resolve()
+
+
 def run(name, description, prepare, scenarios, finish=lambda client: None):
     """Plays `scenarios`, a list of functions, against the cask binary that the command line names. `finish` is called with
     the client at the end."""

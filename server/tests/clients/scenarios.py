@@ -55,10 +55,14 @@ class Stage:
         return [line for line in self.server.complaints() if not any(part in line for part in self.tolerated)]
 
 
-def executes(scenario):
-    """Marks a scenario whose server executes actions; the workers are the scenario's to start."""
-    scenario.server_flags = ("--execution",)
-    return scenario
+def executes(*flags):
+    """Marks a scenario whose server executes actions; the workers are the scenario's to start. What a lost worker had is given
+    to others soon, or every scenario with one would wait."""
+    def mark(scenario):
+        scenario.server_flags = ("--execution", "--execution-reconnect-grace=1s", *flags)
+        return scenario
+
+    return mark
 
 
 def cache_folder():

@@ -43,6 +43,13 @@ class Worker:
         self.process.kill()
         self.process.wait()
 
+    def freeze(self):
+        """Stops the worker where it stands, but not what its runner runs."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.process.send_signal(signal.SIGCONT)
+
     def asks_to_end(self):
         """What an operator does; `expect_drained` waits for the end."""
         self.process.send_signal(signal.SIGTERM)

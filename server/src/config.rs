@@ -129,13 +129,17 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "TIME", env = "CASK_EXECUTION_WORKER_TIMEOUT")]
     pub(crate) execution_worker_timeout: Option<TimeSpan>,
 
-    /// How long what a worker runs is left to it when its connection breaks [default: 30s]
+    /// How long what a worker runs is left to it when its connection breaks [default: 10s]
     #[arg(long, value_name = "TIME", env = "CASK_EXECUTION_RECONNECT_GRACE")]
     pub(crate) execution_reconnect_grace: Option<TimeSpan>,
 
     /// Runs that an action gets when its workers are lost; then it fails [default: 4]
     #[arg(long, value_name = "COUNT", env = "CASK_EXECUTION_ATTEMPTS")]
     pub(crate) execution_attempts: Option<u32>,
+
+    /// How long a bot of the Remote Workers API may say nothing; what it had waits for it a little longer [default: 2m]
+    #[arg(long, value_name = "TIME", env = "CASK_EXECUTION_BOT_TIMEOUT")]
+    pub(crate) execution_bot_timeout: Option<TimeSpan>,
 
     /// How long clients may come back for what is done [default: 15m]
     #[arg(long, value_name = "TIME", env = "CASK_EXECUTION_RETENTION")]
@@ -258,6 +262,7 @@ impl Settings {
             execution_worker_timeout: self.execution_worker_timeout.or(weaker.execution_worker_timeout),
             execution_reconnect_grace: self.execution_reconnect_grace.or(weaker.execution_reconnect_grace),
             execution_attempts: self.execution_attempts.or(weaker.execution_attempts),
+            execution_bot_timeout: self.execution_bot_timeout.or(weaker.execution_bot_timeout),
             execution_retention: self.execution_retention.or(weaker.execution_retention),
             execution_abandoned_after: self.execution_abandoned_after.or(weaker.execution_abandoned_after),
             log_format: self.log_format.or(weaker.log_format),

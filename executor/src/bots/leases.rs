@@ -60,6 +60,11 @@ impl BotLeases {
         self.by_id.insert(lease, Held::Offered { payload });
     }
 
+    /// A lease of the bot's earlier session that is its still.
+    pub fn adopt(&mut self, lease: String) {
+        self.by_id.insert(lease, Held::Active);
+    }
+
     /// The scheduler takes a lease back. One that the bot never heard of is gone at once.
     pub fn cancel(&mut self, lease: &str) {
         if let Some(held) = self.by_id.get_mut(lease) {
@@ -74,6 +79,7 @@ impl BotLeases {
         for lease in said {
             unheard.retain(|id| *id != lease.id);
             let is_over = matches!(lease.state(), LeaseState::Completed | LeaseState::Cancelled);
+            let has_room = self.by_id.len() < LEASES_MAX;
             match self.by_id.get_mut(&lease.id) {
                 Some(Held::Cancelled) if is_over => {
                     self.by_id.remove(&lease.id);
@@ -97,7 +103,7 @@ impl BotLeases {
                     LeaseState::Active | LeaseState::Pending | LeaseState::Unspecified => {}
                 },
                 // Of another session or given to another bot meanwhile.
-                None if !is_over && self.by_id.len() < LEASES_MAX => {
+                None if !is_over && has_room => {
                     self.by_id.insert(lease.id, Held::Cancelled);
                 }
                 None => {}

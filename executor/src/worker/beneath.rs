@@ -19,8 +19,7 @@ pub(crate) enum Obstacle {
     Failed(std::io::Error),
 }
 
-const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Opens a directory below another; the other itself for no segments.
 pub(crate) fn open_directory(top: BorrowedFd<'_>, segments: &[String]) -> Result<OwnedFd, Obstacle> {

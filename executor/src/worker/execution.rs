@@ -43,8 +43,8 @@ use super::{
     logs::LiveLogs,
     outputs,
     printed::Printed,
-    run_options::run_options,
     root::{make_output_parents, make_root},
+    run_options::run_options,
     runner_client::{RunOutcome, RunnerClient},
 };
 use crate::{
@@ -89,7 +89,8 @@ pub(crate) async fn execute(parts: Arc<Parts>, assignment: Assignment, progress:
         ..ExecutedActionMetadata::default()
     };
     let lease_id = assignment.lease_id.clone();
-    let mut execution = Execution { parts, assignment, progress, metadata, partial: None, server_logs: BTreeMap::new() };
+    let mut execution =
+        Execution { parts, assignment, progress, metadata, partial: None, server_logs: BTreeMap::new() };
     let outcome = execution.run().await;
     let (result, status) = match outcome {
         Ok(result) => (Some(result), rpc::Status::default()),
@@ -289,8 +290,7 @@ impl Execution {
             let Prepared { command, folder, .. } = prepared;
             let printed = Printed::collect(&folder, function, exit_code)?;
             // What a command leaves that did not come to its end is not what was asked for.
-            let outputs =
-                timeout.is_none().then(|| outputs::collect(folder.root(), &command, function, &limits));
+            let outputs = timeout.is_none().then(|| outputs::collect(folder.root(), &command, function, &limits));
             Ok::<_, ExecutionFault>((printed, outputs, folder))
         });
         // The folder stays until all is uploaded.

@@ -2,10 +2,7 @@
 //! scheduler.
 
 use cask_index::Digest;
-use cask_proto::{
-    digest::is_inferred_by_length,
-    rpc,
-};
+use cask_proto::{digest::is_inferred_by_length, rpc};
 use prost::Message as _;
 use tonic::Code;
 use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt as _};

@@ -324,7 +324,8 @@ impl FileCache {
         }
         let is_ours = {
             let mut state = self.state.lock();
-            let same = matches!(state.slots.get(&entry.key), Some(Slot::Here { entry: here, .. }) if Arc::ptr_eq(here, entry));
+            let same =
+                matches!(state.slots.get(&entry.key), Some(Slot::Here { entry: here, .. }) if Arc::ptr_eq(here, entry));
             same && state.leave(&entry.key).is_some()
         };
         if is_ours {
@@ -442,12 +443,7 @@ impl Flight {
             let _ = std::fs::remove_file(path);
             return Err(error.into());
         }
-        let entry = Arc::new(Entry {
-            key,
-            serial: serial.into(),
-            is_verified: true.into(),
-            renewal: Mutex::new(()),
-        });
+        let entry = Arc::new(Entry { key, serial: serial.into(), is_verified: true.into(), renewal: Mutex::new(()) });
         cache.state.lock().enter(Arc::clone(&entry));
         self.landed = true;
         Ok(Pin(entry))

@@ -1,11 +1,7 @@
 //! Bringing the files of an input into the [`FileCache`]: what is not there is fetched, small files many at once, large ones as streams
 //! straight to the disk. All of it is verified.
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use cask_index::Digest;
 use tokio::{

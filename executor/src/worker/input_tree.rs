@@ -215,8 +215,7 @@ impl InputTree {
             next += 1;
         }
         let tree = Self { directories };
-        let file_bytes =
-            tree.files().iter().fold(0_u64, |sum, key| sum.saturating_add(key.digest.size_bytes()));
+        let file_bytes = tree.files().iter().fold(0_u64, |sum, key| sum.saturating_add(key.digest.size_bytes()));
         if file_bytes > limits.file_bytes_max {
             return Err(ExecutionFault::invalid(format!(
                 "the input's files have {file_bytes} bytes, which is more than this worker takes"
@@ -256,7 +255,9 @@ impl InputTree {
             return false;
         }
         let path = command.environment.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value);
-        path.split(':').filter(|folder| folder.starts_with('/')).any(|folder| self.has_file(&format!("{folder}/{program}")))
+        path.split(':')
+            .filter(|folder| folder.starts_with('/'))
+            .any(|folder| self.has_file(&format!("{folder}/{program}")))
     }
 
     /// Follows the tree's own symlinks, as the kernel would below a root of its own.

@@ -5,7 +5,10 @@
 
 use std::{
     fs::File,
-    os::{fd::{AsFd as _, OwnedFd}, unix::fs::FileExt as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::FileExt as _,
+    },
     sync::Arc,
     time::Duration,
 };
@@ -189,7 +192,8 @@ impl Tail {
     }
 
     async fn end(mut self) {
-        if !self.given_up && self.send(Bytes::new(), true).await.is_ok()
+        if !self.given_up
+            && self.send(Bytes::new(), true).await.is_ok()
             && let Some(stream) = self.stream.take()
         {
             drop(stream.requests);

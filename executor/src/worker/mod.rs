@@ -33,14 +33,6 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use cask_proto::{InstanceName, reapi::Platform};
 use tokio::sync::Semaphore;
 
-pub use self::{
-    connection::AddressError,
-    file_cache::FileCacheLimits,
-    input_tree::InputLimits,
-    outputs::OutputLimits,
-    runner_child::RunnerCommand,
-    session::{Asks, Ended},
-};
 use self::{
     action_folder::BuildFolder,
     execution::{PATIENT, Parts},
@@ -49,6 +41,14 @@ use self::{
     runner_child::RunnerChild,
     runner_client::RunnerClient,
     session::{Session, SessionOptions},
+};
+pub use self::{
+    connection::AddressError,
+    file_cache::FileCacheLimits,
+    input_tree::InputLimits,
+    outputs::OutputLimits,
+    runner_child::RunnerCommand,
+    session::{Asks, Ended},
 };
 use crate::client::RemoteCache;
 

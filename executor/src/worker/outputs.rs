@@ -143,8 +143,7 @@ impl Collector<'_> {
                 Ok(())
             }
             (FileType::Directory, _) => {
-                let directory =
-                    open_child(parent.as_fd(), name).map_err(|error| unreadable(path, &error.into()))?;
+                let directory = open_child(parent.as_fd(), name).map_err(|error| unreadable(path, &error.into()))?;
                 self.output_directory(directory.as_fd(), wish)
             }
             (FileType::Symlink, kind) => {
@@ -188,12 +187,7 @@ impl Collector<'_> {
     }
 
     /// A directory and all below it; `path` is from the input root, and `depth` bounds the recursion.
-    fn directory(
-        &mut self,
-        directory: BorrowedFd<'_>,
-        path: &str,
-        depth: usize,
-    ) -> Result<Digest, ExecutionFault> {
+    fn directory(&mut self, directory: BorrowedFd<'_>, path: &str, depth: usize) -> Result<Digest, ExecutionFault> {
         if depth > self.limits.depth_max {
             return Err(ExecutionFault::precondition(format!(
                 "the output `{path}` is more than {} directories deep",
@@ -234,9 +228,7 @@ impl Collector<'_> {
                 FileType::Directory => {
                     let child = open_child(directory, name).map_err(|error| unreadable(&below, &error.into()))?;
                     let digest = self.directory(child.as_fd(), &below, depth + 1)?;
-                    message
-                        .directories
-                        .push(DirectoryNode { name: name.to_owned(), digest: Some(to_wire(&digest)) });
+                    message.directories.push(DirectoryNode { name: name.to_owned(), digest: Some(to_wire(&digest)) });
                     children.insert(name.to_owned(), digest);
                 }
                 FileType::Symlink => {
@@ -258,7 +250,9 @@ impl Collector<'_> {
         let file = match open_file(directory, name) {
             Ok(file) => file,
             Err(WRONG_TYPE | Errno::LOOP) => {
-                return Err(ExecutionFault::precondition(format!("the output `{path}` changed while it was collected")));
+                return Err(ExecutionFault::precondition(format!(
+                    "the output `{path}` changed while it was collected"
+                )));
             }
             Err(error) => return Err(unreadable(path, &error.into())),
         };
@@ -297,13 +291,16 @@ impl Collector<'_> {
 
     /// Those that the client asked for. A symlink's mode says nothing.
     fn properties(&self, stat: &Stat, has_mode: bool) -> Option<NodeProperties> {
-        let mtime = self.command.wants_mtime.then_some(prost_types::Timestamp {
-            seconds: stat.st_mtime as i64,
-            nanos: stat.st_mtime_nsec as i32,
-        });
+        let mtime = self
+            .command
+            .wants_mtime
+            .then_some(prost_types::Timestamp { seconds: stat.st_mtime as i64, nanos: stat.st_mtime_nsec as i32 });
         let unix_mode = (self.command.wants_unix_mode && has_mode).then_some(stat.st_mode & 0o7777);
-        (mtime.is_some() || unix_mode.is_some())
-            .then(|| NodeProperties { mtime, unix_mode, ..NodeProperties::default() })
+        (mtime.is_some() || unix_mode.is_some()).then(|| NodeProperties {
+            mtime,
+            unix_mode,
+            ..NodeProperties::default()
+        })
     }
 }
 

@@ -31,5 +31,7 @@ pub(crate) fn run_options(
 }
 
 fn number(name: &str, value: &str) -> Result<u32, ExecutionFault> {
-    value.parse().map_err(|_| ExecutionFault::invalid(format!("the platform property `{name}` is `{value}`, no number")))
+    value
+        .parse()
+        .map_err(|_| ExecutionFault::invalid(format!("the platform property `{name}` is `{value}`, no number")))
 }

@@ -275,8 +275,7 @@ impl Session {
 
     /// Stops what the server does not count on, and says again what it may not have heard.
     fn resume(&mut self, welcome: &Welcome, outbox: &Outbox) -> Result<(), Status> {
-        let lost: Vec<String> =
-            self.leases.keys().filter(|id| !welcome.kept_lease_ids.contains(id)).cloned().collect();
+        let lost: Vec<String> = self.leases.keys().filter(|id| !welcome.kept_lease_ids.contains(id)).cloned().collect();
         for lease_id in lost {
             self.forget(&lease_id);
         }
@@ -371,7 +370,11 @@ impl Session {
     }
 
     fn begin_drain(&mut self) {
-        tracing::info!(event = "worker.draining", leases = self.leases.len(), "finishing what runs; another signal ends at once");
+        tracing::info!(
+            event = "worker.draining",
+            leases = self.leases.len(),
+            "finishing what runs; another signal ends at once"
+        );
         self.drain_until = Some(Instant::now() + self.options.drain_timeout);
     }
 

@@ -17,7 +17,10 @@ async fn an_action_runs_from_assignment_to_result() {
     let response = farm.execute(action).await;
     assert_eq!(response.status.clone().unwrap_or_default().code, Code::Ok as i32, "{response:?}");
     let result = response.result.expect("a result");
-    assert_eq!((result.exit_code, &result.stdout_raw[..], &result.stderr_raw[..]), (0, &b"run\n"[..], &b"beside\n"[..]));
+    assert_eq!(
+        (result.exit_code, &result.stdout_raw[..], &result.stderr_raw[..]),
+        (0, &b"run\n"[..], &b"beside\n"[..])
+    );
     assert_eq!(farm.server.blob(result.stdout_digest.as_ref().expect("set")), "run\n");
     let [output] = &result.output_files[..] else { panic!("{result:?}") };
     assert_eq!(output.path, "../out");
@@ -36,7 +39,8 @@ async fn an_action_runs_from_assignment_to_result() {
         metadata.output_upload_completed_timestamp,
         metadata.worker_completed_timestamp,
     ];
-    let times: Vec<_> = times.into_iter().map(|time| time.map(|time| (time.seconds, time.nanos)).expect("set")).collect();
+    let times: Vec<_> =
+        times.into_iter().map(|time| time.map(|time| (time.seconds, time.nanos)).expect("set")).collect();
     assert!(times.is_sorted(), "{times:?}");
     assert_eq!(metadata.auxiliary_metadata.len(), 1);
     assert!(metadata.virtual_execution_duration.is_some());

@@ -146,11 +146,7 @@ mod tests {
                 None => BoundAddress::Tcp(text.parse().expect("an address")),
             })
             .collect();
-        let settings = Settings {
-            dir: Some("/srv/cask".into()),
-            max_size: Some(ByteSize(50 << 30)),
-            ..settings
-        };
+        let settings = Settings { dir: Some("/srv/cask".into()), max_size: Some(ByteSize(50 << 30)), ..settings };
         let surroundings = Surroundings { cache_folder: None, disk_space: &|_| None };
         let config = Config::load(settings, None, &surroundings).expect("a config");
         let report = OpenReport {
@@ -232,7 +228,8 @@ cask: listening on 127.0.0.1:8980
         assert!(!banner_of(&["127.0.0.1:8980"], "10m").contains("cask worker"));
         let banner = |address| banner_with(&[address], Settings { execution: Some(true), ..Settings::default() });
         for (address, server) in [("0.0.0.0:8980", "grpc://cachehost:8980"), ("unix:/a", "unix:/a")] {
-            for line in [format!("    cask worker --server {server}"), format!("    build --remote_executor={server}")] {
+            for line in [format!("    cask worker --server {server}"), format!("    build --remote_executor={server}")]
+            {
                 assert!(banner(address).lines().any(|found| found == line), "{line}");
             }
         }

@@ -14,6 +14,7 @@ pub(crate) struct ExecutionConfig {
     pub(crate) worker_patience: TimeSpan,
     pub(crate) worker_timeout: TimeSpan,
     pub(crate) reconnect_grace: TimeSpan,
+    pub(crate) bot_timeout: TimeSpan,
     pub(crate) attempts: u32,
     pub(crate) retention: TimeSpan,
     pub(crate) abandoned_after: TimeSpan,
@@ -28,7 +29,8 @@ const TIMEOUT_MAX_DEFAULT: TimeSpan = seconds(24 * 3600);
 const QUEUE_MAX_DEFAULT: usize = 1_000_000;
 const WORKER_PATIENCE_DEFAULT: TimeSpan = seconds(900);
 const WORKER_TIMEOUT_DEFAULT: TimeSpan = seconds(30);
-const RECONNECT_GRACE_DEFAULT: TimeSpan = seconds(30);
+const RECONNECT_GRACE_DEFAULT: TimeSpan = seconds(10);
+const BOT_TIMEOUT_DEFAULT: TimeSpan = seconds(120);
 const ATTEMPTS_DEFAULT: u32 = 4;
 const RETENTION_DEFAULT: TimeSpan = seconds(900);
 const ABANDONED_AFTER_DEFAULT: TimeSpan = seconds(300);
@@ -41,7 +43,8 @@ impl ExecutionConfig {
     pub(super) fn complete(settings: &Settings, warnings: &mut Vec<String>) -> Result<Option<Self>, ConfigError> {
         if settings.execution != Some(true) {
             if settings.says_of_execution() {
-                warnings.push("the settings of execution do nothing as long as execution is not switched on".to_owned());
+                warnings
+                    .push("the settings of execution do nothing as long as execution is not switched on".to_owned());
             }
             return Ok(None);
         }
@@ -54,6 +57,7 @@ impl ExecutionConfig {
         for (name, is_zero) in [
             ("execution-timeout", timeout.0.is_zero()),
             ("execution-queue-max", settings.execution_queue_max == Some(0)),
+            ("execution-bot-timeout", settings.execution_bot_timeout.is_some_and(|timeout| timeout.0.is_zero())),
             ("execution-attempts", settings.execution_attempts == Some(0)),
         ] {
             if is_zero {
@@ -71,6 +75,7 @@ impl ExecutionConfig {
             worker_patience: settings.execution_worker_patience.unwrap_or(WORKER_PATIENCE_DEFAULT),
             worker_timeout,
             reconnect_grace: settings.execution_reconnect_grace.unwrap_or(RECONNECT_GRACE_DEFAULT),
+            bot_timeout: settings.execution_bot_timeout.unwrap_or(BOT_TIMEOUT_DEFAULT),
             attempts: settings.execution_attempts.unwrap_or(ATTEMPTS_DEFAULT),
             retention: settings.execution_retention.unwrap_or(RETENTION_DEFAULT),
             abandoned_after: settings.execution_abandoned_after.unwrap_or(ABANDONED_AFTER_DEFAULT),
@@ -87,6 +92,7 @@ impl Settings {
             || self.execution_worker_timeout.is_some()
             || self.execution_reconnect_grace.is_some()
             || self.execution_attempts.is_some()
+            || self.execution_bot_timeout.is_some()
             || self.execution_retention.is_some()
             || self.execution_abandoned_after.is_some()
     }

@@ -97,6 +97,7 @@ mod tests {
             execution_worker_timeout = "20s"
             execution_reconnect_grace = "10s"
             execution_attempts = 2
+            execution_bot_timeout = "1m"
             execution_retention = "5m"
             execution_abandoned_after = "2m"
             log_format = "json"

@@ -211,7 +211,9 @@ mod tests {
         // 2 + 4 + ... + 2^9 = 1022.
         assert!(chain(8, 2).check(bounds).is_ok());
         for length in [9, 31, 64, 99] {
-            assert!(matches!(chain(length, 2).check(bounds), Err(TreeFault::TooLarge { what, .. }) if what.starts_with("files")));
+            assert!(
+                matches!(chain(length, 2).check(bounds), Err(TreeFault::TooLarge { what, .. }) if what.starts_with("files"))
+            );
         }
     }
 

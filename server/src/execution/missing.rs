@@ -89,7 +89,10 @@ mod tests {
             missing.add(&digest);
         }
         let status = missing.into_status();
-        assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "2 blobs that the action needs are missing"));
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::FailedPrecondition, "2 blobs that the action needs are missing")
+        );
         let violations = status.get_details_precondition_failure().expect("one detail").violations;
         let subjects: Vec<_> = violations.iter().map(|violation| violation.subject.clone()).collect();
         let hex = |digest: &Digest| digest.hash_hex();

@@ -8,6 +8,7 @@
 //! ```
 
 mod admission;
+mod bots;
 mod counts;
 mod finishing;
 mod input_tree;
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::admission::{Admitted, Asked};
+pub(crate) use self::bots::{BotError, BotSessions};
 pub(crate) use self::counts::ExecutionStats;
 use self::counts::RunCounts;
 use self::journal::Journal;
@@ -151,7 +153,5 @@ fn random() -> Result<Box<dyn FnMut() -> u128 + Send>, QueueStoreError> {
     };
     let first: Result<u128, rustix::io::Errno> = draw();
     first.map_err(|error| QueueStoreError { message: format!("no randomness: {error}"), retry_after: None })?;
-    Ok(Box::new(move || {
-        draw().expect("a kernel that has had randomness once has it until it ends")
-    }))
+    Ok(Box::new(move || draw().expect("a kernel that has had randomness once has it until it ends")))
 }

@@ -14,6 +14,8 @@ pub(crate) struct ExecutionSettings {
     pub(crate) timeout_default: Duration,
     /// The longest that an action may name.
     pub(crate) timeout_max: Duration,
+    /// How long a bot may say nothing.
+    pub(crate) bot_timeout: Duration,
 }
 
 /// How often a worker says that it lives, within the time after which it is lost: a few may be late.
@@ -36,6 +38,7 @@ impl From<&ExecutionConfig> for ExecutionSettings {
             finished_retention: config.retention.0,
             ..Options::default()
         };
-        Self { scheduler, timeout_default: config.timeout.0, timeout_max: config.timeout_max.0 }
+        let bot_timeout = config.bot_timeout.0;
+        Self { scheduler, timeout_default: config.timeout.0, timeout_max: config.timeout_max.0, bot_timeout }
     }
 }

@@ -4,8 +4,8 @@ use cask_proto::digest::function_field;
 use cask_proto::reapi::capabilities_server::{Capabilities, CapabilitiesServer};
 use cask_proto::reapi::priority_capabilities::PriorityRange;
 use cask_proto::reapi::{
-    ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities, FastCdc2020Params, GetCapabilitiesRequest, PriorityCapabilities,
-    RepMaxCdcParams, ServerCapabilities, symlink_absolute_path_strategy,
+    ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities, FastCdc2020Params, GetCapabilitiesRequest,
+    PriorityCapabilities, RepMaxCdcParams, ServerCapabilities, symlink_absolute_path_strategy,
 };
 use cask_proto::semver::SemVer;
 use tonic::{Request, Response, Status};
@@ -43,7 +43,8 @@ impl Capabilities for CapabilitiesService {
             let update_enabled = instance.takes_action_results();
             cache.action_cache_update_capabilities = Some(ActionCacheUpdateCapabilities { update_enabled });
         }
-        if let (Some(execution), Some(preferred)) = (&mut served.execution_capabilities, instance.preferred_function()) {
+        if let (Some(execution), Some(preferred)) = (&mut served.execution_capabilities, instance.preferred_function())
+        {
             let preferred = function_field(preferred);
             execution.digest_function = preferred;
             execution.digest_functions.sort_by_key(|function| *function != preferred);

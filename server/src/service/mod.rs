@@ -2,6 +2,7 @@
 //! before they could come here.
 
 pub(crate) mod action_cache;
+mod bots;
 pub(crate) mod byte_stream;
 pub(crate) mod capabilities;
 pub(crate) mod cas;
@@ -49,11 +50,13 @@ pub(crate) fn message_size_bytes_max(path: &str, limits: &Limits) -> usize {
         }
         // What a worker finished has a whole result in it.
         WORKER_SESSION => limits.message_size_bytes_max,
+        _ if path.starts_with(BOTS) => limits.message_size_bytes_max,
         // Health, reflection and operations.
         _ => limits.name_message_size_bytes_max,
     }
 }
 
+const BOTS: &str = "/google.devtools.remoteworkers.v1test2.Bots/";
 const WORKER_SESSION: &str = "/cask.worker.v1.Workers/Session";
 
 /// Whether the call at a path is one that both sides keep open, to say something now and then.
@@ -81,6 +84,7 @@ pub(crate) fn routes(
         assembly.add(execution::server(execution.clone()));
         assembly.add(operations::server(execution.clone()));
         assembly.add(workers::server(execution.clone()));
+        assembly.add(bots::server(execution.clone()));
     }
     assembly.add(health::server(readiness, assembly.names.clone()));
 

@@ -75,9 +75,7 @@ impl Operations for OperationsService {
         let page_size = if page_size == 0 { PAGE_OPERATIONS_MAX } else { page_size.min(PAGE_OPERATIONS_MAX) };
         let after = match request.page_token.as_str() {
             "" => None,
-            token => {
-                Some(OperationId::parse(token).map_err(|_| Answer::invalid("page_token was not given out here"))?)
-            }
+            token => Some(OperationId::parse(token).map_err(|_| Answer::invalid("page_token was not given out here"))?),
         };
         // One more than fits, to know whether there is more.
         let views = farm.operations(&instance, after, page_size + 1);
@@ -122,9 +120,9 @@ impl Operations for OperationsService {
         let request = request.into_inner();
         let patience = match request.timeout {
             None => WAIT_MAX,
-            Some(timeout) => Duration::try_from(timeout)
-                .map_err(|_| Answer::invalid("timeout is no length of time"))?
-                .min(WAIT_MAX),
+            Some(timeout) => {
+                Duration::try_from(timeout).map_err(|_| Answer::invalid("timeout is no length of time"))?.min(WAIT_MAX)
+            }
         };
         let farm = self.execution.farm()?;
         let mut watch = farm.watch(find(farm, &request.name)?).map_err(|_| unknown(&request.name))?;

@@ -132,12 +132,7 @@ impl Drop for Conversation {
 }
 
 /// Takes what a worker says after hello; what is to be answered at once.
-fn hear(
-    execution: &Execution,
-    farm: &Farm,
-    session: &Session,
-    said: FromWorker,
-) -> Result<Option<ToWorker>, Status> {
+fn hear(execution: &Execution, farm: &Farm, session: &Session, said: FromWorker) -> Result<Option<ToWorker>, Status> {
     match said.message {
         Some(Message::Heartbeat(heartbeat)) => {
             farm.heartbeat(session.id(), &leases(&heartbeat.lease_ids)?);

@@ -236,11 +236,7 @@ async fn what_is_wrong_with_a_request_is_the_calls_status() {
     ] {
         let root = cache.store_message(&directory).await;
         let command = cache.store_message(&command("x")).await;
-        let action = Action {
-            command_digest: Some(command),
-            input_root_digest: Some(root),
-            ..Action::default()
-        };
+        let action = Action { command_digest: Some(command), input_root_digest: Some(root), ..Action::default() };
         let action = cache.store_message(&action).await;
         assert_invalid(&execute(request(&cache, &action)).await, what);
     }
@@ -317,8 +313,7 @@ async fn an_input_tree_that_no_worker_could_make_is_refused() {
         child = cache.store_message(&directory(&[("a", &child), ("b", &child)], &[])).await;
     }
     let command = cache.store_message(&command("x")).await;
-    let action =
-        Action { command_digest: Some(command), input_root_digest: Some(child), ..Action::default() };
+    let action = Action { command_digest: Some(command), input_root_digest: Some(child), ..Action::default() };
     let action = cache.store_message(&action).await;
     assert_invalid(&execute_with(&cache, request(&cache, &action)).await.map(drop), "2^30 directories");
 }
@@ -326,7 +321,8 @@ async fn an_input_tree_that_no_worker_could_make_is_refused() {
 #[tokio::test]
 async fn identical_actions_share_a_run_unless_they_object() {
     let (_server, cache) = start().await;
-    let (mut worker, _) = ScriptedWorker::join(&cache.channel, cask_proto::workers::Hello { concurrency: 4, ..hello("w") }).await;
+    let (mut worker, _) =
+        ScriptedWorker::join(&cache.channel, cask_proto::workers::Hello { concurrency: 4, ..hello("w") }).await;
     let shared = action(&cache, "shared").await;
     let one = execute(&cache, &shared).await;
     let other = execute(&cache, &shared).await;
@@ -461,7 +457,10 @@ async fn operations_are_got_waited_for_cancelled_and_deleted() {
     let mut running = execute(&cache, &action).await;
     let name = running.name.clone();
     let get = async |name: &str| {
-        operations(&cache).get_operation(GetOperationRequest { name: name.to_owned() }).await.map(|got| got.into_inner())
+        operations(&cache)
+            .get_operation(GetOperationRequest { name: name.to_owned() })
+            .await
+            .map(|got| got.into_inner())
     };
     let got = get(&name).await.expect("GetOperation");
     check_form(&got);

@@ -53,7 +53,8 @@ impl ScriptedWorker {
     pub(crate) async fn open(channel: &Channel) -> Self {
         let (sender, receiver) = mpsc::channel(16);
         let mut client = WorkersClient::new(channel.clone());
-        let said = within("a session", client.session(ReceiverStream::new(receiver))).await.expect("Session").into_inner();
+        let said =
+            within("a session", client.session(ReceiverStream::new(receiver))).await.expect("Session").into_inner();
         Self { sender: Some(sender), said }
     }
 
@@ -119,7 +120,8 @@ impl ScriptedWorker {
 
 /// A run that ended with this exit code and nothing else.
 pub(crate) fn exited(exit_code: i32) -> ExecuteResponse {
-    let execution_metadata = Some(reapi::ExecutedActionMetadata { worker: "scripted".to_owned(), ..Default::default() });
+    let execution_metadata =
+        Some(reapi::ExecutedActionMetadata { worker: "scripted".to_owned(), ..Default::default() });
     let result = reapi::ActionResult { exit_code, execution_metadata, ..Default::default() };
     ExecuteResponse { result: Some(result), ..Default::default() }
 }

@@ -3,8 +3,14 @@
 use bytes::Bytes;
 use cask_proto::{
     LogResource, ReadName, WriteName,
-    bytestream::{self as bs, byte_stream_server::{ByteStream, ByteStreamServer}},
-    logstream::{self as ls, log_stream_service_server::{LogStreamService, LogStreamServiceServer}},
+    bytestream::{
+        self as bs,
+        byte_stream_server::{ByteStream, ByteStreamServer},
+    },
+    logstream::{
+        self as ls,
+        log_stream_service_server::{LogStreamService, LogStreamServiceServer},
+    },
     reapi::{
         self as re,
         capabilities_server::{Capabilities, CapabilitiesServer},
@@ -15,7 +21,11 @@ use cask_proto::{
 };
 use prost::Message as _;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap, transport::{Server, server::Router}};
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    metadata::MetadataMap,
+    transport::{Server, server::Router},
+};
 
 use super::{FakeServer, digest_of};
 
@@ -51,7 +61,12 @@ impl FakeServer {
         if key.ends_with("/0") { Some(Bytes::new()) } else { self.state().blobs.get(key).cloned() }
     }
 
-    async fn write_log(&self, name: String, first: bs::WriteRequest, mut rest: Streaming<bs::WriteRequest>) -> Result<i64, Status> {
+    async fn write_log(
+        &self,
+        name: String,
+        first: bs::WriteRequest,
+        mut rest: Streaming<bs::WriteRequest>,
+    ) -> Result<i64, Status> {
         let mut message = first;
         loop {
             {
@@ -75,7 +90,8 @@ impl ByteStream for FakeServer {
     type ReadStream = Answers<bs::ReadResponse>;
 
     async fn read(&self, request: Request<bs::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        let name = ReadName::parse(&request.get_ref().resource_name).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let name =
+            ReadName::parse(&request.get_ref().resource_name).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let key = name.digest.to_string();
         self.called(format!("read {key}"), request.metadata());
         self.pass_gate().await;
@@ -86,7 +102,10 @@ impl ByteStream for FakeServer {
         Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
     }
 
-    async fn write(&self, request: Request<Streaming<bs::WriteRequest>>) -> Result<Response<bs::WriteResponse>, Status> {
+    async fn write(
+        &self,
+        request: Request<Streaming<bs::WriteRequest>>,
+    ) -> Result<Response<bs::WriteResponse>, Status> {
         let metadata = request.metadata().clone();
         let mut messages = request.into_inner();
         let first = messages.next().await.ok_or_else(|| Status::invalid_argument("no message"))??;

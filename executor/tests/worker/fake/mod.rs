@@ -71,9 +71,7 @@ impl FakeServer {
     pub(crate) async fn serve(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        tokio::spawn(
-            self.router().serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)),
-        );
+        tokio::spawn(self.router().serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)));
         format!("grpc://{address}")
     }
 

@@ -21,8 +21,13 @@ impl Workers for FakeServer {
 
     async fn session(&self, request: Request<Streaming<FromWorker>>) -> Result<Response<Self::SessionStream>, Status> {
         let (to, messages) = mpsc::unbounded_channel();
-        let session =
-            FakeSession { from: request.into_inner(), to, hello: Hello::default(), progress: Vec::new(), heartbeats: 0 };
+        let session = FakeSession {
+            from: request.into_inner(),
+            to,
+            hello: Hello::default(),
+            progress: Vec::new(),
+            heartbeats: 0,
+        };
         self.opened.send(session).map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(UnboundedReceiverStream::new(messages)))
     }

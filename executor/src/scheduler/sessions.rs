@@ -127,7 +127,8 @@ impl Scheduler {
             return;
         }
         self.registry.change(session, |worker| {
-            worker.is_resting = false;
+            // Until it is known what it has: then what waits comes first by its turn.
+            worker.is_resting = true;
             worker.leases.values_mut().for_each(|held| held.missed += 1);
         });
         for lease in leases {
@@ -152,6 +153,7 @@ impl Scheduler {
                 self.lose(now, slot, "the worker did not know of it", true);
             }
         }
+        self.registry.change(session, |worker| worker.is_resting = false);
         self.fill(session);
     }
 

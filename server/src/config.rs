@@ -7,7 +7,7 @@
 mod byte_size;
 mod disk_space;
 mod execution;
-mod file;
+pub(crate) mod file;
 mod instance_setting;
 mod time_span;
 

@@ -30,7 +30,10 @@ mod tree;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use cask_proto::{InstanceName, reapi::Platform};
+use cask_proto::{
+    InstanceName,
+    reapi::{Platform, platform::Property},
+};
 use tokio::sync::Semaphore;
 
 use self::{
@@ -188,6 +191,8 @@ pub async fn run(options: WorkerOptions, asks: Asks, connected: impl Fn()) -> Re
         RunnerSource::Address(address) | RunnerSource::Child { address, .. } => address,
     };
     let runner = Arc::new(RunnerClient::new(connection::channel(runner_address)?));
+    let build = build_folder(&dir);
+    std::fs::create_dir_all(&build).map_err(folder(build.clone()))?;
     // Before it could see a file that is open for writing.
     let child = match options.runner.clone() {
         RunnerSource::Address(_) => None,
@@ -204,7 +209,6 @@ pub async fn run(options: WorkerOptions, asks: Asks, connected: impl Fn()) -> Re
     };
     let inputs = dir.join("inputs");
     let files = FileCache::open(&inputs, options.file_cache, links).map_err(folder(inputs))?;
-    let build = build_folder(&dir);
     let build = BuildFolder::open(&build).map_err(folder(build))?;
     runner.wait_until_ready().await.map_err(|fault| WorkerError::RunnerNotReady(fault.to_string()))?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -222,6 +226,12 @@ pub async fn run(options: WorkerOptions, asks: Asks, connected: impl Fn()) -> Re
         input_root_as_root: options.input_root_as_root,
         root_threads: processors.min(4),
     });
+    let mut platforms = options.platforms;
+    if let Some(child) = &child {
+        for platform in &mut platforms {
+            add_properties_of_level(platform, &child.level);
+        }
+    }
     let session = Session::new(
         channel,
         parts,
@@ -229,7 +239,7 @@ pub async fn run(options: WorkerOptions, asks: Asks, connected: impl Fn()) -> Re
             name: options.name,
             instance: options.instance,
             concurrency: options.concurrency,
-            platforms: options.platforms,
+            platforms,
             drain_timeout: options.drain_timeout,
         },
     );
@@ -238,6 +248,20 @@ pub async fn run(options: WorkerOptions, asks: Asks, connected: impl Fn()) -> Re
         child.end().await;
     }
     Ok(ended)
+}
+
+/// What a level of isolation can do whatever the action asks for. What the operator said of the same names counts.
+fn add_properties_of_level(platform: &mut Platform, level: &str) {
+    let names: &[&str] = match level {
+        "sandbox" => &["network", "unixUID", "unixGID"],
+        "container" => &["container-image", "network"],
+        _ => &[],
+    };
+    for name in names {
+        if !platform.properties.iter().any(|property| property.name == *name) {
+            platform.properties.push(Property { name: (*name).to_owned(), value: "*".to_owned() });
+        }
+    }
 }
 
 /// Held for as long as the worker lives, however it ends.

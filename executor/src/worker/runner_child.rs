@@ -6,7 +6,8 @@
 use std::{ffi::OsString, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use tokio::{
-    process::{Child, Command},
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, ChildStdout, Command},
     sync::oneshot,
     task::JoinHandle,
 };
@@ -18,7 +19,10 @@ const RESTART_PAUSE: Duration = Duration::from_millis(500);
 /// How long a runner may take to end its commands and itself.
 const END_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// How to start a runner. It is to end when its standard input does.
+/// How long a runner may take to try out what works here.
+const START_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How to start a runner. It is to end when its standard input does, and to print `level NAME` when it listens.
 #[derive(Clone, Debug)]
 pub struct RunnerCommand {
     /// The program.
@@ -33,8 +37,7 @@ impl RunnerCommand {
             .args(&self.arguments)
             // Its other end is ours: it ends when we do, however we end.
             .stdin(Stdio::piped())
-            // Our own standard output is for one line.
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
     }
@@ -42,14 +45,17 @@ impl RunnerCommand {
 
 /// See the module.
 pub(crate) struct RunnerChild {
+    /// How it keeps commands apart.
+    pub(crate) level: String,
     end: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl RunnerChild {
-    /// Starts the runner; the first start has to succeed.
+    /// Starts the runner and waits until it listens; the first start has to succeed.
     pub(crate) async fn start(command: RunnerCommand, client: Arc<RunnerClient>) -> std::io::Result<Self> {
         let mut child = client.start_exclusively(|| command.spawn()).await?;
+        let level = level(&mut child).await?;
         let (end, mut ended) = oneshot::channel();
         let task = tokio::spawn(async move {
             loop {
@@ -74,13 +80,28 @@ impl RunnerChild {
                 };
             }
         });
-        Ok(Self { end, task })
+        Ok(Self { level, end, task })
     }
 
     /// Ends the runner, with all that it runs.
     pub(crate) async fn end(self) {
         let _ = self.end.send(());
         let _ = self.task.await;
+    }
+}
+
+/// What a runner prints first. One that ends before has said on standard error why.
+async fn level(child: &mut Child) -> std::io::Result<String> {
+    let output: ChildStdout = child.stdout.take().ok_or_else(|| std::io::Error::other("it has no standard output"))?;
+    let mut line = String::new();
+    let mut output = BufReader::new(output);
+    match tokio::time::timeout(START_WAIT_MAX, output.read_line(&mut line)).await {
+        Ok(read) => read?,
+        Err(_) => return Err(std::io::Error::other("it did not say in time that it listens")),
+    };
+    match line.trim_end().strip_prefix("level ") {
+        Some(level) => Ok(level.to_owned()),
+        None => Err(std::io::Error::other("it ended before it listened; its words are above")),
     }
 }
 

@@ -282,7 +282,7 @@ fn assemble(
 }
 
 /// A connection is a file descriptor, and the usual soft limit of 1024 is for programs that use `select`.
-fn raise_open_files_limit() {
+pub(super) fn raise_open_files_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::de::DeserializeOwned;
 
 use super::Settings;
 
@@ -12,14 +13,14 @@ pub(crate) enum FileError {
     Read { path: PathBuf, error: std::io::Error },
     #[error("{}: line {line}: {message}", path.display())]
     Syntax { path: PathBuf, line: usize, message: String },
-    #[error("{}: unknown key \"{key}\"{}", path.display(), suggestion(nearest.as_deref()))]
-    UnknownKey { path: PathBuf, key: String, nearest: Option<String> },
+    #[error("{}: unknown key \"{key}\"{suggestion}", path.display())]
+    UnknownKey { path: PathBuf, key: String, suggestion: String },
 }
 
-fn suggestion(nearest: Option<&str>) -> String {
-    match nearest {
+fn suggestion(key: &str, known: &[String]) -> String {
+    match nearest(key, known) {
         Some(key) => format!("; did you mean \"{key}\"?"),
-        None => format!("; known keys are {}", known_keys().join(", ")),
+        None => format!("; known keys are {}", known.join(", ")),
     }
 }
 
@@ -31,25 +32,41 @@ pub(crate) fn read(path: &Path) -> Result<Settings, FileError> {
 
 /// `path` only names the file in errors.
 pub(crate) fn parse(path: &Path, text: &str) -> Result<Settings, FileError> {
-    let syntax = |error: toml::de::Error| FileError::Syntax {
-        path: path.to_owned(),
-        line: 1 + error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count()),
-        message: error.message().replace('\n', " "),
-    };
+    parse_as(path, text, &[])
+}
+
+/// As above, for the settings of another command; `more_keys` are those that no flag has.
+pub(crate) fn parse_as<S: Args + DeserializeOwned>(
+    path: &Path,
+    text: &str,
+    more_keys: &[&str],
+) -> Result<S, FileError> {
+    let syntax = |error: toml::de::Error| syntax(path, text, &error);
     // Keys first: a misspelt key is a better message than whatever is wrong with its value.
     let table: toml::Table = text.parse().map_err(syntax)?;
-    let known = known_keys();
+    let known = known_keys::<S>(more_keys);
     if let Some(key) = table.keys().find(|key| !known.contains(key)) {
-        return Err(FileError::UnknownKey { path: path.to_owned(), key: key.clone(), nearest: nearest(key, &known) });
+        let suggestion = suggestion(key, &known);
+        return Err(FileError::UnknownKey { path: path.to_owned(), key: key.clone(), suggestion });
     }
     toml::from_str(text).map_err(syntax)
 }
 
-/// The fields of `Settings`: clap's ids are the field names, so this list cannot fall behind.
-fn known_keys() -> Vec<String> {
-    Settings::augment_args(clap::Command::new("serve"))
+/// The line of an error, and its words in one line.
+pub(crate) fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> FileError {
+    FileError::Syntax {
+        path: path.to_owned(),
+        line: 1 + error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count()),
+        message: error.message().replace('\n', " "),
+    }
+}
+
+/// The fields of the settings: clap's ids are the field names, so this list cannot fall behind.
+fn known_keys<S: Args>(more: &[&str]) -> Vec<String> {
+    S::augment_args(clap::Command::new("cask"))
         .get_arguments()
         .map(|argument| argument.get_id().to_string())
+        .chain(more.iter().map(|key| (*key).to_owned()))
         .collect()
 }
 

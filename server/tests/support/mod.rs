@@ -7,11 +7,13 @@
 
 pub(crate) mod blob;
 pub(crate) mod damage;
+pub(crate) mod farm;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod metrics;
 pub(crate) mod origin;
 pub(crate) mod process;
+pub(crate) mod worker;
 
 use std::future::Future;
 use std::time::Duration;

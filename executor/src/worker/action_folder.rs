@@ -11,13 +11,13 @@
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
 use rustix::fs::{AtFlags, Mode, OFlags};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::removal::remove_tree;
 
@@ -34,35 +34,40 @@ const OPEN: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::RWXO);
 /// See the module. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct BuildFolder {
-    path: PathBuf,
     directory: Arc<OwnedFd>,
-    remover: mpsc::UnboundedSender<String>,
+    /// For folders that are there, those that are being removed among them.
+    places: Arc<Semaphore>,
+    remover: mpsc::UnboundedSender<Left>,
 }
 
+/// A name, and its place until it is gone; what another process left has none.
+type Left = (String, Option<OwnedSemaphorePermit>);
+
 impl BuildFolder {
-    /// Opens the folder and starts to remove what is in it. Blocking; within a runtime.
-    pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
+    /// Opens the folder, which is to hold so many actions', and starts to remove what is in it. Blocking; within a runtime.
+    pub(crate) fn open(path: &Path, folders_max: usize) -> std::io::Result<Self> {
         std::fs::create_dir_all(path)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = Arc::new(rustix::fs::open(path, flags, Mode::empty())?);
         rustix::fs::fchmod(&*directory, PASSABLE)?;
-        // Bounded by the actions that run: each sends one name, and new ones wait for the removals to keep up.
+        // Bounded by the places.
         let (remover, names) = mpsc::unbounded_channel();
         for left in std::fs::read_dir(path)? {
             if let Ok(name) = left?.file_name().into_string() {
-                let _ = remover.send(name);
+                let _ = remover.send((name, None));
             }
         }
         tokio::spawn(remove_all(Arc::clone(&directory), names));
-        Ok(Self { path: path.to_owned(), directory, remover })
+        Ok(Self { directory, places: Arc::new(Semaphore::new(folders_max)), remover })
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Waits until there is a place for one more folder: actions come no faster than their folders go.
+    pub(crate) async fn place(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed")
     }
 
     /// Makes the folder of one action, without its input. Blocking.
-    pub(crate) fn action_folder(&self) -> std::io::Result<ActionFolder> {
+    pub(crate) fn action_folder(&self, place: OwnedSemaphorePermit) -> std::io::Result<ActionFolder> {
         let name = uuid::Uuid::new_v4().simple().to_string();
         make(self.directory.as_fd(), &name, PASSABLE)?;
         let mut folder = ActionFolder {
@@ -70,6 +75,7 @@ impl BuildFolder {
             directory: Arc::clone(&self.directory),
             root: Arc::clone(&self.directory),
             remover: self.remover.clone(),
+            place: Some(place),
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         folder.directory = Arc::new(rustix::fs::openat(&self.directory, &folder.name, flags, Mode::empty())?);
@@ -93,7 +99,8 @@ pub(crate) struct ActionFolder {
     name: String,
     directory: Arc<OwnedFd>,
     root: Arc<OwnedFd>,
-    remover: mpsc::UnboundedSender<String>,
+    remover: mpsc::UnboundedSender<Left>,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl ActionFolder {
@@ -116,12 +123,12 @@ impl ActionFolder {
 impl Drop for ActionFolder {
     fn drop(&mut self) {
         // Fails when the runtime is gone; then the next start removes it.
-        let _ = self.remover.send(std::mem::take(&mut self.name));
+        let _ = self.remover.send((std::mem::take(&mut self.name), self.place.take()));
     }
 }
 
-async fn remove_all(directory: Arc<OwnedFd>, mut names: mpsc::UnboundedReceiver<String>) {
-    while let Some(name) = names.recv().await {
+async fn remove_all(directory: Arc<OwnedFd>, mut names: mpsc::UnboundedReceiver<Left>) {
+    while let Some((name, _place)) = names.recv().await {
         for attempt in 1..=REMOVAL_ATTEMPTS {
             let (directory, name) = (Arc::clone(&directory), name.clone());
             let removal = tokio::task::spawn_blocking(move || remove_tree(directory.as_fd(), &name, REMOVAL_THREADS));

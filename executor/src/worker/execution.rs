@@ -12,7 +12,10 @@
 use std::{
     collections::BTreeMap,
     os::fd::AsFd as _,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -55,6 +58,11 @@ use crate::{
 /// What a timed-out command's exit code is: that of a killed one.
 const KILLED_EXIT_CODE: i32 = 128 + 9;
 
+/// A worker that can run nothing, its disk being full or its runner gone, must not be the one that is always free: each fault in a row
+/// takes twice as long to be said.
+const FAULT_PAUSE_FIRST: Duration = Duration::from_millis(50);
+const FAULT_PAUSE_MAX: Duration = Duration::from_secs(10);
+
 /// A server that restarts, or is away for some minutes, costs time and no results: the lease says when nobody waits for us any more.
 pub(crate) const PATIENT: RetryPolicy =
     RetryPolicy { attempts_max: 150, delay_first: Duration::from_millis(100), delay_max: Duration::from_secs(5) };
@@ -75,6 +83,8 @@ pub(crate) struct Parts {
     pub(crate) input_root_as_root: InputRootAsRoot,
     /// That make one root.
     pub(crate) root_threads: usize,
+    /// Of the machine, since an action last ran.
+    pub(crate) faults: AtomicU32,
 }
 
 /// Where an execution says how far it is.
@@ -92,12 +102,18 @@ pub(crate) async fn execute(parts: Arc<Parts>, assignment: Assignment, progress:
     let mut execution =
         Execution { parts, assignment, progress, metadata, partial: None, server_logs: BTreeMap::new() };
     let outcome = execution.run().await;
+    let faults = &execution.parts.faults;
+    if !matches!(outcome, Err(ExecutionFault::Machine(_))) {
+        faults.store(0, Relaxed);
+    }
     let (result, status) = match outcome {
         Ok(result) => (Some(result), rpc::Status::default()),
         Err(ExecutionFault::Refused(status)) => (execution.partial.take(), status),
         Err(ExecutionFault::Missing(digests)) => (None, missing_status(digests)),
         Err(ExecutionFault::Machine(reason)) => {
             tracing::warn!(event = "worker.fault", lease_id, reason, "an action goes back to the server");
+            let pause = FAULT_PAUSE_FIRST * 2_u32.pow(faults.fetch_add(1, Relaxed).min(16));
+            tokio::time::sleep(pause.min(FAULT_PAUSE_MAX)).await;
             let status = rpc::Status { code: Code::Unavailable as i32, message: reason, ..rpc::Status::default() };
             let response = ExecuteResponse { status: Some(status), ..ExecuteResponse::default() };
             return Finished { lease_id, response: Some(response), worker_fault: true };
@@ -209,11 +225,12 @@ impl Execution {
             .ok_or_else(|| ExecutionFault::Machine("the assignment has no timeout".to_owned()))?;
         let options = run_options(&platform, timeout, self.is_filesystem_root(&command, &tree))?;
         let pins = input_files::bring(remote, &parts.files, &parts.fetches, tree.files()).await?;
+        let place = parts.build.place().await;
         let made = tokio::task::spawn_blocking({
             let parts = Arc::clone(parts);
             move || {
                 let failed = |error: std::io::Error| ExecutionFault::machine("cannot make the input root", &error);
-                let folder = parts.build.action_folder().map_err(failed)?;
+                let folder = parts.build.action_folder(place).map_err(failed)?;
                 make_root(folder.root().as_fd(), &tree, &parts.files, &pins, parts.root_threads).map_err(failed)?;
                 make_output_parents(folder.root().as_fd(), &command)?;
                 Ok::<_, ExecutionFault>((command, folder))

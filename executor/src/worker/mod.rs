@@ -63,7 +63,7 @@ const DIRECTORY_ENTRIES_MAX: usize = 500_000;
 /// Whether input files are given to commands as links to the cache's own files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkInputs {
-    /// Only if commands run as another user and so cannot alter them: when the worker is root.
+    /// Only if commands run as another user and so cannot alter them: when the worker is root and started the runner itself.
     Auto,
     /// Commands are trusted not to alter their inputs.
     Always,
@@ -205,11 +205,11 @@ pub async fn run(options: WorkerOptions, asks: Asks, connected: impl Fn()) -> Re
     let links = match options.link_inputs {
         LinkInputs::Always => true,
         LinkInputs::Never => false,
-        LinkInputs::Auto => rustix::process::geteuid().is_root(),
+        LinkInputs::Auto => child.is_some() && rustix::process::geteuid().is_root(),
     };
     let inputs = dir.join("inputs");
     let files = FileCache::open(&inputs, options.file_cache, links).map_err(folder(inputs))?;
-    let build = BuildFolder::open(&build).map_err(folder(build))?;
+    let build = BuildFolder::open(&build, 2 * options.concurrency as usize).map_err(folder(build))?;
     runner.wait_until_ready().await.map_err(|fault| WorkerError::RunnerNotReady(fault.to_string()))?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let parts = Arc::new(Parts {
@@ -225,6 +225,7 @@ pub async fn run(options: WorkerOptions, asks: Asks, connected: impl Fn()) -> Re
         limits: options.limits,
         input_root_as_root: options.input_root_as_root,
         root_threads: processors.min(4),
+        faults: 0.into(),
     });
     let mut platforms = options.platforms;
     if let Some(child) = &child {

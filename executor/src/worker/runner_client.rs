@@ -1,6 +1,9 @@
 //! The worker's side of Buildbarn's runner protocol, with our own options in a header that other runners do not read.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use cask_proto::{
     run_options::RunOptions,
@@ -38,11 +41,15 @@ pub(crate) struct RunnerClient {
     /// Held for writing while a runner is started. A process that is being forked has all our descriptors for a moment, and a
     /// program that is open for writing anywhere cannot be executed; so no run begins in that moment.
     starting: RwLock<()>,
+    /// The last run failed for want of a runner.
+    is_suspect: AtomicBool,
 }
 
 impl RunnerClient {
     pub(crate) fn new(channel: Channel) -> Self {
-        Self { client: Client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX), starting: RwLock::new(()) }
+        Self { client: Client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX), starting: RwLock::new(()),
+            is_suspect: false.into(),
+        }
     }
 
     /// Waits until the runner says that it is ready; the reason why not after a while.
@@ -68,6 +75,11 @@ impl RunnerClient {
 
     /// Runs a command. Dropping the future ends the run: the runner sees the call go and ends all its processes.
     pub(crate) async fn run(&self, run: RunRequest, options: &RunOptions) -> Result<RunOutcome, ExecutionFault> {
+        // Asked only after a failure: else it is one call more for each action.
+        if self.is_suspect.load(Relaxed) {
+            self.wait_until_ready().await?;
+            self.is_suspect.store(false, Relaxed);
+        }
         // Only to wait for the end of a start that is under way.
         drop(self.starting.read().await);
         let mut request = Request::new(run);
@@ -85,7 +97,11 @@ impl RunnerClient {
         match answer {
             Ok(response) => Ok(RunOutcome::Exited(response.into_inner())),
             Err(status) if status.code() == Code::DeadlineExceeded => Ok(RunOutcome::TimedOut),
-            Err(status) => Err(refusal(&status)),
+            Err(status) => {
+                let fault = refusal(&status);
+                self.is_suspect.store(matches!(fault, ExecutionFault::Machine(_)), Relaxed);
+                Err(fault)
+            }
         }
     }
 }

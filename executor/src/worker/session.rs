@@ -25,7 +25,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming, transport::Channel};
 
 use super::execution::{Parts, execute};
 
@@ -127,12 +127,17 @@ impl Session {
                     if welcomed {
                         pause = RECONNECT_PAUSE_FIRST;
                     }
+                    let advice = match status.code() {
+                        Code::Unimplemented => "; the server runs no actions: start it with execution",
+                        Code::PermissionDenied | Code::Unauthenticated => "; the server does not let this worker in",
+                        _ => "",
+                    };
                     tracing::warn!(
                         event = "worker.disconnected",
                         code = ?status.code(),
                         message = status.message(),
                         leases = self.leases.len(),
-                        "no stream to the server; connecting again"
+                        "no stream to the server{advice}; connecting again"
                     );
                     if let Some(ended) = self.wait(&mut asks, pause).await {
                         return ended;

@@ -2,3 +2,9 @@
 
 mod executions;
 mod fake;
+mod file_cache;
+mod hostile;
+mod inputs;
+mod outputs;
+mod rendering;
+mod sessions;

@@ -55,8 +55,8 @@ pub(super) struct WorkerSettings {
     #[arg(long, value_name = "LEVEL", env = "CASK_WORKER_ISOLATION", value_enum, hide_possible_values = true)]
     isolation: Option<Isolation>,
 
-    /// Whether commands get links to the kept input files, or copies: auto (links if the worker is root, since commands then run as others),
-    /// always (commands are trusted) or never [default: auto]
+    /// Whether commands get links to the kept input files, or copies: auto (links if the worker is root and started the runner,
+    /// since commands then run as others), always (commands are trusted not to alter them) or never [default: auto]
     #[arg(long, value_name = "WHEN", env = "CASK_WORKER_LINK_INPUTS", value_enum, hide_possible_values = true)]
     link_inputs: Option<When>,
 
@@ -414,7 +414,10 @@ mod tests {
             ("cache_size = 0", "--cache-size must be at least 1"),
             ("concurency = 4", "worker.toml: unknown key \"concurency\"; did you mean \"concurrency\"?"),
             ("platform = [\"big\"]", "worker.toml: line 1: \"big\" is no property; write NAME=VALUE"),
-            ("instance = \"a//b\"", "--instance \"a//b\": an instance name has an empty segment: \"a//b\""),
+            (
+                "instance = \"a//b\"",
+                "--instance \"a//b\": instance name `a//b` has an empty segment (a leading, trailing or doubled slash)",
+            ),
             (
                 "runner = \"unix:/r\"\nisolation = \"host\"",
                 "--isolation is for the runner that the worker starts, and --runner names one that runs already; leave one of them out",

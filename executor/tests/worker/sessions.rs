@@ -1,0 +1,161 @@
+//! The worker's stream: leases outlive it.
+
+use cask_executor::worker::Ended;
+use cask_proto::workers::from_worker::Message;
+
+use crate::fake::{Farm, Root, sh, soon};
+
+/// Runs until the file `go` is there.
+const WAITS: &str = "while [ ! -e \"$GO\" ]; do sleep 0.01; done; echo done";
+
+fn waiting(farm: &Farm, go: &std::path::Path) -> cask_index::Digest {
+    let script = WAITS.replace("$GO", &go.display().to_string());
+    farm.action(&sh(&script), Root::default().put(&farm.server))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_goes_on_without_a_stream_and_its_result_is_handed_in() {
+    let mut farm = Farm::start().await;
+    let go = farm.path().join("go");
+    let mut session = farm.session().await;
+    let action = waiting(&farm, &go);
+    session.assign("one", action);
+    farm.runner.wait_for(1).await;
+    drop(session);
+    std::fs::write(&go, "").expect("a file");
+    farm.runner.wait_for(0).await;
+    let mut session = farm.opened().await;
+    assert_eq!(session.hello.held_lease_ids, ["one"]);
+    session.welcome(vec!["one".to_owned()]);
+    let finished = session.finished().await;
+    assert_eq!(finished.lease_id, "one");
+    assert_eq!(finished.response.clone().expect("set").result.expect("set").stdout_raw, "done\n");
+    // Not acknowledged: it comes once more.
+    drop(session);
+    let mut session = farm.opened().await;
+    assert_eq!(session.hello.held_lease_ids, ["one"]);
+    session.welcome(vec!["one".to_owned()]);
+    assert_eq!(session.finished().await, finished);
+    session.acknowledge("one");
+    drop(session);
+    let mut session = farm.opened().await;
+    // What was acknowledged may be named when the two crossed each other.
+    session.welcome(Vec::new());
+    drop(session);
+    assert!(farm.opened().await.hello.held_lease_ids.is_empty());
+    assert_eq!(farm.runner.run_count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_server_does_not_count_on_is_ended() {
+    let mut farm = Farm::start().await;
+    let go = farm.path().join("never");
+    let mut session = farm.session().await;
+    let process_id = session.hello.process_id.clone();
+    let action = waiting(&farm, &go);
+    session.assign("one", action);
+    session.assign("two", action);
+    farm.runner.wait_for(2).await;
+    drop(session);
+    let mut session = farm.opened().await;
+    assert_eq!(session.hello.process_id, process_id);
+    session.welcome(vec!["two".to_owned()]);
+    farm.runner.wait_for(1).await;
+    session.cancel("two");
+    farm.runner.wait_for(0).await;
+    // Nothing is said of either; the next is heard at once.
+    let action = farm.action(&sh("echo next"), Root::default().put(&farm.server));
+    assert_eq!(session.execute(action).await.result.expect("set").stdout_raw, "next\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_it_can_do_goes_back() {
+    let mut farm = Farm::start_with(|options| options.concurrency = 1).await;
+    let go = farm.path().join("go");
+    let mut session = farm.session().await;
+    assert_eq!(session.hello.concurrency, 1);
+    let action = waiting(&farm, &go);
+    session.assign("one", action);
+    session.assign("two", action);
+    let refused = session.finished().await;
+    assert_eq!((refused.lease_id.as_str(), refused.worker_fault), ("two", true));
+    std::fs::write(&go, "").expect("a file");
+    let finished = session.finished().await;
+    assert_eq!((finished.lease_id.as_str(), finished.worker_fault), ("one", false));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_worker_finishes_and_ends() {
+    for by_server in [false, true] {
+        let mut farm = Farm::start().await;
+        let go = farm.path().join("go");
+        let mut session = farm.session().await;
+        let action = waiting(&farm, &go);
+        session.assign("one", action);
+        farm.runner.wait_for(1).await;
+        if by_server {
+            session.drain();
+        } else {
+            farm.asks.send(()).await.expect("the worker lives");
+            loop {
+                match session.hear().await {
+                    Some(Message::Drain(_)) => break,
+                    Some(Message::Progress(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        std::fs::write(&go, "").expect("a file");
+        assert_eq!(session.finished().await.lease_id, "one");
+        // Not before the server has the result.
+        assert!(!farm.worker.is_finished());
+        session.acknowledge("one");
+        assert_eq!(soon(farm.worker).await.expect("no panic").expect("no error"), Ended::Drained);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_ask_ends_at_once() {
+    let mut farm = Farm::start().await;
+    let go = farm.path().join("never");
+    let mut session = farm.session().await;
+    session.assign("one", waiting(&farm, &go));
+    farm.runner.wait_for(1).await;
+    farm.asks.send(()).await.expect("the worker lives");
+    farm.asks.send(()).await.expect("the worker lives");
+    assert_eq!(soon(farm.worker).await.expect("no panic").expect("no error"), Ended::CutOff { leases: 1 });
+    farm.runner.wait_for(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_worker_drains_without_a_server() {
+    let mut farm = Farm::start().await;
+    drop(farm.session().await);
+    farm.asks.send(()).await.expect("the worker lives");
+    assert_eq!(soon(farm.worker).await.expect("no panic").expect("no error"), Ended::Drained);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_says_that_it_lives() {
+    let mut farm = Farm::start().await;
+    let go = farm.path().join("go");
+    let mut session = farm.session().await;
+    session.assign("one", waiting(&farm, &go));
+    farm.runner.wait_for(1).await;
+    let progress = session.progressed().await;
+    assert_eq!(progress.lease_id, "one");
+    let metadata = progress.partial_metadata.expect("set");
+    assert!(metadata.execution_start_timestamp.is_some() && metadata.execution_completed_timestamp.is_none());
+    std::fs::write(&go, "").expect("a file");
+    session.finished().await;
+    assert!(session.heartbeats > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_workers_do_not_share_a_folder() {
+    let mut farm = Farm::start().await;
+    let _session = farm.session().await;
+    let (_asks, asked) = tokio::sync::mpsc::channel(1);
+    let second = cask_executor::worker::run(farm.options.clone(), asked, || {}).await;
+    assert!(second.expect_err("the folder is in use").to_string().contains("another worker"));
+}

@@ -19,6 +19,21 @@ pub(super) struct NoneFree {
     last: u32,
 }
 
+/// Whether this process can become users of the range: it is root, and not one of a user namespace without them.
+pub(super) fn are_available(range: UserIds) -> bool {
+    let covers = |map: &str| {
+        let lines = map.lines().filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace().map(str::parse::<u64>);
+            Some((fields.next()?.ok()?, fields.nth(1)?.ok()?))
+        });
+        lines.into_iter().any(|(first, count)| first <= u64::from(range.first) && u64::from(range.last) < first + count)
+    };
+    rustix::process::geteuid().is_root()
+        && ["/proc/self/uid_map", "/proc/self/gid_map"]
+            .iter()
+            .all(|map| std::fs::read_to_string(map).is_ok_and(|map| covers(&map)))
+}
+
 pub(super) struct Identities {
     range: UserIds,
     state: Mutex<State>,

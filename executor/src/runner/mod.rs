@@ -8,6 +8,7 @@
 //! It speaks Buildbarn's runner protocol, so that workers of that kind can use it and runners of that kind can serve our worker,
 //! and reads one header of ours beside it. It knows nothing of blobs, caches or servers; it never writes an executable. Linux only.
 
+mod cgroup;
 mod identities;
 mod kernel;
 mod options;

@@ -77,9 +77,9 @@ pub(super) struct Plan {
 /// The part of a plan for the container level.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ContainerPlan {
-    /// Program and the arguments before ours.
-    #[prost(string, repeated, tag = "1")]
-    pub(super) engine: Vec<String>,
+    /// Its client program.
+    #[prost(string, tag = "1")]
+    pub(super) engine: String,
     #[prost(string, tag = "2")]
     pub(super) image: String,
     /// Unique among all containers of this engine.

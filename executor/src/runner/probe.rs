@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::options::{Level, RunnerOptions};
 use super::plan::Plan;
-use super::request::Request;
+use super::request::{Request, RequestError};
 use super::run::{self, Bounds, Outcome};
 
 /// Sets up a level and takes it down again. The error is why it does not work.
@@ -30,7 +30,12 @@ pub(super) async fn try_level(options: &RunnerOptions, level: Level, own_id: Opt
         options: cask_proto::run_options::RunOptions::default(),
         timeout: None,
     };
-    let plan = Plan { probe: true, own_id, ..options.plan(level, request) };
+    let plan = match options.plan(level, request) {
+        Ok(plan) => Plan { probe: true, own_id, ..plan },
+        // An operator may want every request to name its image.
+        Err(RequestError::NoImage) if !options.container.allowed_images.is_empty() => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
     // Held: a probe that nobody waits for would be ended.
     let (_wanted, dropped) = oneshot::channel();
     match run::carry_out(&plan, Bounds { timeout: None, output_bytes_max: 0 }, dropped).await {

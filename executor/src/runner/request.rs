@@ -26,6 +26,10 @@ pub(super) enum RequestError {
     Timeout,
     #[error("the header {RUN_OPTIONS_HEADER} is not an encoded cask.runner.v1.RunOptions")]
     Options,
+    #[error("no container image is given, and this runner has none of its own")]
+    NoImage,
+    #[error("this runner does not run the container image {0:?}")]
+    ForbiddenImage(String),
 }
 
 /// A checked request. Paths are as in [`super::plan::Plan`].

@@ -9,6 +9,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use super::cgroup::Cgroups;
+use super::identities;
 use super::options::{Isolation, Level, RunnerOptions};
 use super::probe;
 use super::service::RunnerService;
@@ -32,6 +34,15 @@ pub enum RunnerError {
     #[error("cannot listen on {path}: {source}")]
     Listen {
         /// Where.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The folder of control groups is of no use.
+    #[error("cannot use the control groups in {path}: {source}")]
+    Cgroup {
+        /// Which.
         path: PathBuf,
         /// What the system said.
         #[source]
@@ -73,7 +84,7 @@ impl Runner {
         options.hidden = options.hidden.iter().filter_map(|path| std::fs::canonicalize(path).ok()).collect();
         options.hidden.push(options.build_dir.clone());
         options.shown = options.shown.iter().map(|path| resolve(path)).collect::<Result<_, _>>()?;
-        let own_id = rustix::process::geteuid().is_root().then_some(options.user_ids.first);
+        let own_id = identities::are_available(options.user_ids).then_some(options.user_ids.first);
         let level = match options.isolation {
             Isolation::Only(level) => {
                 probe::try_level(&options, level, own_id)
@@ -96,9 +107,20 @@ impl Runner {
                 }
             },
         };
+        let cgroups = match &options.cgroup {
+            None => None,
+            Some(dir) => {
+                let (cgroups, missing) =
+                    Cgroups::open(dir).map_err(|source| RunnerError::Cgroup { path: dir.clone(), source })?;
+                if !missing.is_empty() {
+                    tracing::warn!(event = "runner.no_controllers", ?missing, "runs cannot be limited by these");
+                }
+                Some(cgroups)
+            }
+        };
         let listen = |source| RunnerError::Listen { path: socket.to_owned(), source };
         let listener = bind(socket).await.map_err(listen)?;
-        Ok(Self { service: RunnerService::new(options, level), level, listener, socket: socket.to_owned() })
+        Ok(Self { service: RunnerService::new(options, level, cgroups), level, listener, socket: socket.to_owned() })
     }
 
     /// What commands run at.

@@ -17,9 +17,10 @@ use prost_types::{Any, Duration};
 use tokio::sync::{Semaphore, oneshot};
 use tonic::{Request as Call, Response, Status};
 
-use super::identities::Identities;
+use super::cgroup::Cgroups;
+use super::identities::{self, Identities};
 use super::options::{Level, RunnerOptions};
-use super::plan::{Plan, UsageReport};
+use super::plan::UsageReport;
 use super::request::{Request, inside};
 use super::run::{self, Bounds, Outcome};
 use super::signal;
@@ -36,14 +37,15 @@ struct Shared {
     permits: Arc<Semaphore>,
     /// When the runner is root.
     identities: Option<Identities>,
+    cgroups: Option<Cgroups>,
 }
 
 impl RunnerService {
     /// `options.build_dir` and the folders that are hidden and shown are absolute and without symbolic links.
-    pub(super) fn new(options: RunnerOptions, level: Level) -> Self {
-        let identities = rustix::process::geteuid().is_root().then(|| Identities::new(options.user_ids));
+    pub(super) fn new(options: RunnerOptions, level: Level, cgroups: Option<Cgroups>) -> Self {
+        let identities = identities::are_available(options.user_ids).then(|| Identities::new(options.user_ids));
         let permits = Arc::new(Semaphore::new(options.concurrency));
-        Self { shared: Arc::new(Shared { options, level, permits, identities }) }
+        Self { shared: Arc::new(Shared { options, level, permits, identities, cgroups }) }
     }
 
     /// Runs a request to its end in a task of its own, so that a caller that goes away ends the command and loses nothing else.
@@ -63,17 +65,32 @@ impl RunnerService {
 
 impl Shared {
     async fn run(&self, request: Request, dropped: oneshot::Receiver<()>) -> Result<Outcome, Status> {
+        // Gone, with what is in it, before the run's user is free again.
+        let cgroup = match &self.cgroups {
+            Some(cgroups) => Some(
+                cgroups
+                    .make(self.options.limits(&request))
+                    .map_err(|error| Status::internal(format!("cannot make a control group: {error}")))?,
+            ),
+            None => None,
+        };
+        let bounds = Bounds { timeout: request.timeout, output_bytes_max: self.options.output_bytes_max };
+        let mut plan =
+            self.options.plan(self.level, request).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(cgroup) = &cgroup {
+            plan.cgroup_procs = cgroup.procs().to_string_lossy().into_owned();
+        }
         let identity = match &self.identities {
             Some(identities) => Some(identities.take().map_err(|error| Status::resource_exhausted(error.to_string()))?),
             None => None,
         };
-        let bounds = Bounds { timeout: request.timeout, output_bytes_max: self.options.output_bytes_max };
-        let mut plan = Plan { own_id: None, ..self.options.plan(self.level, request) };
         if let Some(identity) = &identity {
             plan.own_id = Some(identity.id);
             plan.sweep_first = identity.is_fresh;
         }
         let outcome = run::carry_out(&plan, bounds, dropped).await;
+        // It may wait a moment for the kernel.
+        let _ = tokio::task::spawn_blocking(move || drop(cgroup)).await;
         if let (Some(identities), Some(identity)) = (&self.identities, &identity)
             // A failed supervisor may have left processes; its user is not used again.
             && !matches!(outcome, Outcome::Failed(_))

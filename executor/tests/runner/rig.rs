@@ -1,10 +1,13 @@
 //! A runner with a build folder of its own, and actions made in it as a worker makes them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::io::BufRead;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cask_executor::runner::{Isolation, Level, RUN_OPTIONS_HEADER, Runner, RunnerOptions};
@@ -18,12 +21,19 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-/// A runner in this process.
+/// A runner and its build folder.
 pub(crate) struct Rig {
     pub(crate) dir: TempDir,
     client: RunnerClient<Channel>,
-    serving: tokio::task::JoinHandle<()>,
+    serving: Serving,
+    /// Who the runner is and whose the folders of actions are; `None`: this process's user.
+    owner: Option<u32>,
     next: AtomicU64,
+}
+
+enum Serving {
+    Task(tokio::task::JoinHandle<()>),
+    Process(Child),
 }
 
 impl Rig {
@@ -42,7 +52,46 @@ impl Rig {
             runner.serve(std::future::pending()).await.expect("serving goes on");
         });
         let client = connect(&socket).await;
-        Self { dir, client, serving, next: AtomicU64::new(0) }
+        Self { dir, client, serving: Serving::Task(serving), owner: None, next: AtomicU64::new(0) }
+    }
+
+    /// A runner that is a process of its own, of another user if `owner` says so; started by `wrapper` if there is one. Returns
+    /// also the level it says it has.
+    pub(crate) async fn process(level: &str, owner: Option<u32>, wrapper: &[&str]) -> (Self, String) {
+        let dir = folder();
+        let exe = std::env::current_exe().expect("this binary");
+        let mut words = wrapper.iter().map(OsStr::new).chain([exe.as_os_str()]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).arg("__runner").arg(level).arg(dir.path()).stdout(Stdio::piped());
+        if let Some(owner) = owner {
+            for path in [dir.path().to_owned(), dir.path().join("build")] {
+                std::os::unix::fs::chown(path, Some(owner), Some(owner)).expect("a change of owner");
+            }
+            command.uid(owner).gid(owner);
+        }
+        let mut process = command.spawn().expect("a runner");
+        let mut line = String::new();
+        let output = process.stdout.as_mut().expect("its output");
+        std::io::BufReader::new(output).read_line(&mut line).expect("its level");
+        let level =
+            line.trim_end().strip_prefix("level ").unwrap_or_else(|| panic!("it does not start: {line}")).to_owned();
+        let client = connect(&dir.path().join("socket")).await;
+        (Self { dir, client, serving: Serving::Process(process), owner, next: AtomicU64::new(0) }, level)
+    }
+
+    /// The process of one that is a process.
+    pub(crate) fn runner_pid(&self) -> u32 {
+        match &self.serving {
+            Serving::Process(process) => process.id(),
+            Serving::Task(_) => panic!("this runner is a task"),
+        }
+    }
+
+    pub(crate) fn kill_runner(&mut self) {
+        if let Serving::Process(process) = &mut self.serving {
+            process.kill().expect("it can be killed");
+            process.wait().expect("it ends");
+        }
     }
 
     pub(crate) fn build_dir(&self) -> PathBuf {
@@ -60,13 +109,26 @@ impl Rig {
 
     pub(crate) fn action(&self, arguments: &[&str]) -> Action {
         let number = self.next.fetch_add(1, Ordering::Relaxed).to_string();
-        Action::make(&self.build_dir(), &number, arguments, self.client())
+        let action = Action::make(&self.build_dir(), &number, arguments, self.client());
+        if let Some(owner) = self.owner {
+            for path in ["", "root", "tmp", "server_logs"] {
+                std::os::unix::fs::chown(action.folder.join(path), Some(owner), Some(owner))
+                    .expect("a change of owner");
+            }
+        }
+        action
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        self.serving.abort();
+        match &mut self.serving {
+            Serving::Task(task) => task.abort(),
+            Serving::Process(process) => {
+                let _ = process.kill();
+                let _ = process.wait();
+            }
+        }
     }
 }
 
@@ -175,4 +237,29 @@ pub(crate) fn runner_process() -> Option<ExitCode> {
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// A number that no other test's `sleep` has for its argument, by which processes are found.
+pub(crate) fn mark() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}{:04}", 100_000 + std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The processes of which the mark is an argument.
+pub(crate) fn marked(mark: &str) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let marked = processes.filter(|process| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|argument| argument == mark.as_bytes())
+    });
+    marked.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Waits for something that happens in another process.
+pub(crate) async fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !happened() {
+        assert!(std::time::Instant::now() < patience, "{what} does not happen");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
 }

@@ -45,7 +45,7 @@ pub(super) fn run(plan: &Plan, places: Places, runner: &Runner) -> Result<Ending
 
 fn become_command(plan: &Plan, places: &Places, supervisor: Pid) -> Result<i32, Trouble> {
     rustix::process::setsid().map_err(failed("start a session"))?;
-    super::enter_cgroup(plan)?;
+    super::enter_cgroup(places)?;
     launch::take_streams(places)?;
     launch::take_limits(plan)?;
     if let Some(id) = plan.own_id {

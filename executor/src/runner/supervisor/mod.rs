@@ -214,10 +214,10 @@ fn die_with(parent: Pid) -> Result<(), Trouble> {
 }
 
 /// Moves this process into the control group of the run, if it has one.
-fn enter_cgroup(plan: &Plan) -> Result<(), Trouble> {
-    if plan.cgroup_procs.is_empty() {
-        return Ok(());
+fn enter_cgroup(places: &places::Places) -> Result<(), Trouble> {
+    match &places.cgroup {
+        // The kernel asks whether who opened the file may do this, not who writes to it.
+        Some(procs) => rustix::io::write(procs, b"0").map(|_| ()).map_err(failed("enter the control group")),
+        None => Ok(()),
     }
-    std::fs::write(&plan.cgroup_procs, "0")
-        .map_err(|error| failed("enter the control group")(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
 }

@@ -18,6 +18,8 @@ pub(super) struct Places {
     pub(super) stdin: OwnedFd,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
+    /// The file that lets a process into the run's control group.
+    pub(super) cgroup: Option<OwnedFd>,
 }
 
 impl Places {
@@ -47,6 +49,13 @@ impl Places {
         };
         let stdin = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(failed("open /dev/null"))?;
+        let cgroup = match plan.cgroup_procs.as_str() {
+            "" => None,
+            path => {
+                let opened = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+                Some(opened.map_err(failed("open the control group"))?)
+            }
+        };
         if plan.root_is_filesystem_root {
             for name in MOUNT_POINTS {
                 make_mount_point(&input_root, name, mount_points)?;
@@ -64,7 +73,7 @@ impl Places {
                 ownership::let_in(&build_dir, folder_path, id)?;
             }
         }
-        Ok(Self { folder, working_directory, stdin, stdout, stderr })
+        Ok(Self { folder, working_directory, stdin, stdout, stderr, cgroup })
     }
 }
 

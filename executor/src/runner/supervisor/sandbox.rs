@@ -22,7 +22,6 @@ const HOST_NAME: &[u8] = b"cask";
 pub(super) fn run(plan: &Plan, places: Places, runner: &Runner) -> Result<Ending, Trouble> {
     // Relative paths from here lead to the run's places in every mount namespace, whatever is above is closed to the run's user.
     rustix::process::fchdir(&places.folder).map_err(failed("enter the folder of the run"))?;
-    super::enter_cgroup(plan)?;
     launch::take_limits(plan)?;
     if let Some(id) = plan.own_id {
         host::become_user(id).map_err(failed("become the run's user"))?;
@@ -80,6 +79,7 @@ fn write_about_self(name: &str, text: &str) -> Result<(), Trouble> {
 fn be_first(plan: &Plan, places: &Places, supervisor: Pid, word: &Word) -> Result<Ending, Trouble> {
     super::die_with(supervisor)?;
     rustix::process::setsid().map_err(failed("start a session"))?;
+    super::enter_cgroup(places)?;
     rustix::system::sethostname(HOST_NAME).map_err(failed("set the host's name"))?;
     if !plan.network {
         view::raise_loopback()?;

@@ -6,6 +6,7 @@
 #![expect(unsafe_code)]
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -62,8 +63,8 @@ pub(super) fn default_signals() {
     }
 }
 
-/// Makes all mounts of this mount namespace read-only and without set-user-ID.
-pub(super) fn make_mounts_read_only() -> Result<(), Errno> {
+/// Makes a mount, and all below it, read-only and without set-user-ID.
+pub(super) fn make_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID,
         attr_clr: 0,
@@ -74,9 +75,9 @@ pub(super) fn make_mounts_read_only() -> Result<(), Errno> {
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
-            c"/".as_ptr(),
-            libc::AT_RECURSIVE,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_RECURSIVE | libc::AT_EMPTY_PATH,
             &raw const attributes,
             size_of::<libc::mount_attr>(),
         )

@@ -12,6 +12,7 @@ mod cgroup;
 mod identities;
 mod kernel;
 mod options;
+mod orphans;
 mod plan;
 mod probe;
 mod request;

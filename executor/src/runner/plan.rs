@@ -99,6 +99,8 @@ pub(super) enum PlanLevel {
     Host = 0,
     Sandbox = 1,
     Container = 2,
+    /// No run: all processes of `own_id` are killed.
+    Sweep = 3,
 }
 
 /// How a run ended.

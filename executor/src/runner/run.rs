@@ -20,8 +20,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::SUPERVISOR_ARGUMENT;
-use super::plan::{Ending, Plan, Report, UsageReport};
+use super::plan::{Ending, Plan, PlanLevel, Report, UsageReport};
+use super::{SUPERVISOR_ARGUMENT, orphans};
 
 /// The binary that runs; a path that stays right when the file is replaced by a newer one.
 const OWN_BINARY: &str = "/proc/self/exe";
@@ -96,10 +96,14 @@ pub(super) async fn carry_out(plan: &Plan, bounds: Bounds, dropped: oneshot::Rec
     if early.is_some() {
         let _ = report.read_to_end(&mut received).await;
     }
+    let pid = supervisor.id();
     let status = supervisor.wait().await;
+    orphans::forget(pid);
     let report = Report::decode(received.as_slice()).unwrap_or_default();
     tidy(plan, &report);
     let Some(ending) = report.ending else {
+        // Nobody else waits for what it left.
+        let _ = tokio::task::spawn_blocking(orphans::end_all).await;
         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         return Outcome::Failed(format!("the supervisor of the run ended without a report: {status}"));
     };
@@ -116,7 +120,20 @@ pub(super) async fn carry_out(plan: &Plan, bounds: Bounds, dropped: oneshot::Rec
 }
 
 fn start() -> std::io::Result<Child> {
-    Command::new(OWN_BINARY).arg0("cask").arg(SUPERVISOR_ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
+    let mut command = Command::new(OWN_BINARY);
+    command.arg0("cask").arg(SUPERVISOR_ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped());
+    orphans::start_supervisor(&mut command)
+}
+
+/// Kills what a user's processes left whose supervisor did not come to its end. An error if that one does not either.
+pub(super) async fn sweep(id: u32) -> Result<(), Outcome> {
+    let plan = Plan { level: PlanLevel::Sweep as i32, own_id: Some(id), ..Plan::default() };
+    // Held: a sweep that nobody waits for would be ended.
+    let (_wanted, dropped) = oneshot::channel();
+    match carry_out(&plan, Bounds { timeout: None, output_bytes_max: 0 }, dropped).await {
+        Outcome::Exited { code: 0, .. } => Ok(()),
+        outcome => Err(outcome),
+    }
 }
 
 async fn expire(timeout: Option<Duration>) {

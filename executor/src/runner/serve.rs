@@ -72,6 +72,8 @@ pub struct Runner {
 impl Runner {
     /// Finds out what works here, then listens on a unix socket, which only this user may connect to.
     pub async fn start(mut options: RunnerOptions, socket: &Path) -> Result<Self, RunnerError> {
+        // For what a killed supervisor leaves. Where it cannot be had, such orphans go to the machine's first process.
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         let resolve = |path: &Path| {
             std::fs::canonicalize(path).map_err(|source| RunnerError::Folder { path: path.to_owned(), source })
         };

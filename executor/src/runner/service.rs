@@ -91,11 +91,12 @@ impl Shared {
         let outcome = run::carry_out(&plan, bounds, dropped).await;
         // It may wait a moment for the kernel.
         let _ = tokio::task::spawn_blocking(move || drop(cgroup)).await;
-        if let (Some(identities), Some(identity)) = (&self.identities, &identity)
-            // A failed supervisor may have left processes; its user is not used again.
-            && !matches!(outcome, Outcome::Failed(_))
-        {
-            identities.give_back(identity);
+        if let (Some(identities), Some(identity)) = (&self.identities, &identity) {
+            // A failed supervisor may have left processes; a user that has some is not used again.
+            let is_clean = !matches!(outcome, Outcome::Failed(_)) || run::sweep(identity.id).await.is_ok();
+            if is_clean {
+                identities.give_back(identity);
+            }
         }
         Ok(outcome)
     }

@@ -101,15 +101,22 @@ fn prepare() -> Result<(Plan, Runner), std::io::Error> {
 fn carry_out(plan: &Plan, runner: &Runner) -> Report {
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     let mut mount_points = Vec::new();
-    let ending = places::Places::open(plan, &mut mount_points)
-        .and_then(|places| match plan.level() {
-            PlanLevel::Host => host::run(plan, places, runner),
-            PlanLevel::Sandbox => sandbox::run(plan, places, runner),
-            PlanLevel::Container => container::run(plan, places, runner),
-        })
-        .unwrap_or_else(|trouble| trouble.ending());
+    let ending = end_of(plan, runner, &mut mount_points).unwrap_or_else(|trouble| trouble.ending());
     let usage = kernel::usage_of_children().ok().map(UsageReport::from);
     Report { ending: Some(ending), usage, mount_points }
+}
+
+fn end_of(plan: &Plan, runner: &Runner, mount_points: &mut Vec<String>) -> Result<Ending, Trouble> {
+    if let (PlanLevel::Sweep, Some(id)) = (plan.level(), plan.own_id) {
+        return strays::end_processes_of(id).map(|()| Ending::Exited(0));
+    }
+    let places = places::Places::open(plan, mount_points)?;
+    match plan.level() {
+        PlanLevel::Host => host::run(plan, places, runner),
+        PlanLevel::Sandbox => sandbox::run(plan, places, runner),
+        PlanLevel::Container => container::run(plan, places, runner),
+        PlanLevel::Sweep => Err(Trouble::Refused("a sweep of nobody".to_owned())),
+    }
 }
 
 impl From<kernel::Usage> for UsageReport {

@@ -13,7 +13,7 @@
 //! The mounts inside are made by the kernel's rules for less privileged namespaces: none that came from outside can be taken
 //! away again to see what is under it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -86,23 +86,24 @@ pub(super) fn make(plan: &Plan) -> Result<(), Trouble> {
         }
     }
     make_devices(devices)?;
-    let in_own_tmp = ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|own| is_in(&target, own));
-    if !in_own_tmp {
-        make_folders(&target)?;
-    }
-    for (path, mount) in shown {
-        make_folders(path)?;
-        put_mount(&mount, path)?;
-    }
-    kernel::make_mounts_read_only().map_err(failed("make the host's files read-only"))?;
+    // What is placed in one of the three after they are there; elsewhere before the host's folders are read-only, as it may need
+    // new ones in hidden folders.
+    let is_in_own = |path: &str| ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|own| is_in(path, own));
+    let places = || shown.iter().map(|(path, _)| path.as_str()).chain([target.as_str()]);
+    places().filter(|path| !is_in_own(path)).try_for_each(make_folders)?;
+    rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|root| kernel::make_read_only(root.as_fd()))
+        .map_err(failed("make the host's files read-only"))?;
     put_temporary(temporary.as_ref(), "tmp")?;
     if rustix::fs::access("/var/tmp", rustix::fs::Access::EXISTS).is_ok() {
         put_temporary(second_temporary.as_ref(), "var/tmp")?;
     }
     mount("tmpfs", "dev/shm", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777")
         .map_err(failed("make /dev/shm"))?;
-    if in_own_tmp {
-        make_folders(&target)?;
+    places().filter(|path| is_in_own(path)).try_for_each(make_folders)?;
+    for (path, mount) in &shown {
+        kernel::make_read_only(mount.as_fd()).map_err(failed(format!("make {path} read-only")))?;
+        put_mount(mount, path)?;
     }
     put_mount(&input_root, &target)?;
     mount_proc()

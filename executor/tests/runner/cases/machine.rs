@@ -11,6 +11,7 @@ use crate::rig::{Action, Rig, folder, mark, marked, until};
 
 pub(super) fn add(trials: &mut Trials) {
     trials.at_each_level("no_process_outlives_a_killed_runner", no_process_outlives_a_killed_runner);
+    trials.at_each_level("a_killed_supervisor_leaves_nothing", a_killed_supervisor_leaves_nothing);
     trials.at_each_level("many_runs_leave_nothing_in_the_runner", many_runs_leave_nothing_in_the_runner);
     trials.at_each_level("a_runner_without_root_runs_commands", a_runner_without_root_runs_commands);
     trials.at_each_level("fresh_executables_are_never_busy", fresh_executables_are_never_busy);
@@ -33,10 +34,37 @@ async fn no_process_outlives_a_killed_runner(level: Level) {
     assert!(call.await.expect("the call ends").is_err());
 }
 
+/// A command of the supervisor's own user can kill it. What that leaves is ended all the same.
+async fn a_killed_supervisor_leaves_nothing(level: Level) {
+    const SOMEBODY: u32 = 61_501;
+    let owner = is_root("a_killed_supervisor_leaves_nothing with another user").then_some(SOMEBODY);
+    for owner in [None, owner] {
+        let (rig, _) = Rig::process(level.name(), owner, &[]).await;
+        let mark = mark();
+        let script = "trap '' TERM HUP; (setsid sleep MARK &); sleep MARK & sleep MARK";
+        let action = rig.shell(&script.replace("MARK", &mark));
+        let call = tokio::spawn(async move { action.run().await });
+        until("the start of three processes", || marked(&mark).len() == 3).await;
+        let children = fs::read_dir(format!("/proc/{}/task", rig.runner_pid())).expect("the runner runs").flatten();
+        let children = children.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+        let supervisor = children.collect::<String>().trim().parse().ok().and_then(rustix::process::Pid::from_raw);
+        let supervisor = supervisor.expect("one child");
+        rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).expect("it runs");
+        assert_eq!(call.await.expect("the call ends").expect_err("the run failed").code(), Code::Internal);
+        until("the end of all processes", || marked(&mark).is_empty()).await;
+        assert_eq!(rig.shell("exit 4").run().await.expect("it runs").exit_code, 4);
+    }
+}
+
 async fn many_runs_leave_nothing_in_the_runner(level: Level) {
     let (rig, _) = Rig::process(level.name(), None, &[]).await;
     let runner = format!("/proc/{}", rig.runner_pid());
-    let open = || fs::read_dir(format!("{runner}/fd")).expect("the runner runs").count();
+    // But for sockets: it keeps one for each user that runs have had, as many as there were runs at once.
+    let open = || {
+        let open = fs::read_dir(format!("{runner}/fd")).expect("the runner runs").flatten();
+        let targets = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        targets.filter(|target| !target.to_string_lossy().starts_with("socket:")).count()
+    };
     let children = || {
         let tasks = fs::read_dir(format!("{runner}/task")).expect("the runner runs").flatten();
         tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default()).collect::<String>()

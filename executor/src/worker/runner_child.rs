@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::PathBuf, process::Stdio, sync::Arc, time::Duratio
 
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout, Command},
     sync::oneshot,
     task::JoinHandle,
 };
@@ -55,6 +55,8 @@ impl RunnerChild {
     /// Starts the runner and waits until it listens; the first start has to succeed.
     pub(crate) async fn start(command: RunnerCommand, client: Arc<RunnerClient>) -> std::io::Result<Self> {
         let mut child = client.start_exclusively(|| command.spawn()).await?;
+        // Waiting for a child closes its input, which asks this one to end: its input is kept apart.
+        let mut input = child.stdin.take();
         let level = level(&mut child).await?;
         let (end, mut ended) = oneshot::channel();
         let task = tokio::spawn(async move {
@@ -64,15 +66,18 @@ impl RunnerChild {
                         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                         tracing::error!(event = "worker.runner_died", status, "the runner died; starting another");
                     }
-                    _ = &mut ended => return finish(child).await,
+                    _ = &mut ended => return finish(child, input).await,
                 }
-                child = loop {
+                (child, input) = loop {
                     tokio::select! {
                         () = tokio::time::sleep(RESTART_PAUSE) => {}
                         _ = &mut ended => return,
                     }
                     match client.start_exclusively(|| command.spawn()).await {
-                        Ok(child) => break child,
+                        Ok(mut child) => {
+                            let input = child.stdin.take();
+                            break (child, input);
+                        }
                         Err(error) => {
                             tracing::error!(event = "worker.runner_not_started", %error, "cannot start the runner");
                         }
@@ -105,9 +110,9 @@ async fn level(child: &mut Child) -> std::io::Result<String> {
     }
 }
 
-async fn finish(mut child: Child) {
+async fn finish(mut child: Child, input: Option<ChildStdin>) {
     // The end of its input asks it to end.
-    drop(child.stdin.take());
+    drop(input);
     if let Some(pid) = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }

@@ -47,7 +47,9 @@ pub(crate) struct RunnerClient {
 
 impl RunnerClient {
     pub(crate) fn new(channel: Channel) -> Self {
-        Self { client: Client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX), starting: RwLock::new(()),
+        Self {
+            client: Client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX),
+            starting: RwLock::new(()),
             is_suspect: false.into(),
         }
     }

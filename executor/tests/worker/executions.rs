@@ -85,7 +85,8 @@ async fn what_is_printed_can_be_read_while_it_runs() {
     let mut farm = Farm::start().await;
     let go = farm.path().join("go");
     let mut session = farm.session().await;
-    let action = scripted(&farm, &format!("echo early; while [ ! -e {} ]; do sleep 0.01; done; echo late", go.display()));
+    let action =
+        scripted(&farm, &format!("echo early; while [ ! -e {} ]; do sleep 0.01; done; echo late", go.display()));
     session.assign("one", action);
     let name = loop {
         let progress = session.progressed().await;
@@ -191,7 +192,8 @@ async fn what_the_platform_asks_reaches_the_runner() {
     let mut farm = Farm::start().await;
     let mut session = farm.session().await;
     let action = scripted(&farm, "true");
-    let property = |(name, value): (&str, &str)| re::platform::Property { name: name.to_owned(), value: value.to_owned() };
+    let property =
+        |(name, value): (&str, &str)| re::platform::Property { name: name.to_owned(), value: value.to_owned() };
     let properties = [("OSFamily", "linux"), ("network", "on"), ("unixUID", "1000"), ("container-image", "docker://x")];
     let platform = re::Platform { properties: properties.map(property).to_vec() };
     session.assign_with("one", action, |assignment| assignment.platform = Some(platform));

@@ -34,9 +34,16 @@ async fn names_that_are_no_names_are_refused_before_anything_is_made() {
     }
     for (what, root) in [
         ("twice", re::Directory { files: vec![file("a"), file("a")], ..Default::default() }),
-        ("in two lists", re::Directory { files: vec![file("a")], directories: vec![directory("a")], ..Default::default() }),
+        (
+            "in two lists",
+            re::Directory { files: vec![file("a")], directories: vec![directory("a")], ..Default::default() },
+        ),
         ("through a link", {
-            re::Directory { symlinks: vec![symlink("a", "/etc")], directories: vec![directory("a")], ..Default::default() }
+            re::Directory {
+                symlinks: vec![symlink("a", "/etc")],
+                directories: vec![directory("a")],
+                ..Default::default()
+            }
         }),
         ("unsorted", re::Directory { files: vec![file("b"), file("a")], ..Default::default() }),
     ] {
@@ -77,7 +84,11 @@ async fn paths_out_of_the_root_are_refused() {
         let root = Root::default().file(&farm.server, "file", "", false).symlink("link", "/tmp").put(&farm.server);
         let action = farm.action(&command, root);
         let response = session.execute(action).await;
-        assert_eq!(response.status.clone().expect("set").code, Code::InvalidArgument as i32, "{command:?} {response:?}");
+        assert_eq!(
+            response.status.clone().expect("set").code,
+            Code::InvalidArgument as i32,
+            "{command:?} {response:?}"
+        );
     }
     assert_eq!(farm.runner.run_count(), 0);
 }
@@ -95,16 +106,21 @@ async fn outputs_are_not_looked_for_through_links_that_the_command_made() {
         ("out/deep/secret", format!("rm -r out; mkdir out; ln -s {outside} out/deep")),
         ("a/../out/secret", format!("rmdir out; ln -s {outside} out")),
     ] {
-        let action = farm.action(
-            &re::Command { output_paths: texts(&[output]), ..sh(&script) },
-            Root::default().put(&farm.server),
-        );
+        let action = farm
+            .action(&re::Command { output_paths: texts(&[output]), ..sh(&script) }, Root::default().put(&farm.server));
         let response = session.execute(action).await;
-        assert_eq!(response.status.clone().expect("set").code, Code::FailedPrecondition as i32, "{output}: {response:?}");
+        assert_eq!(
+            response.status.clone().expect("set").code,
+            Code::FailedPrecondition as i32,
+            "{output}: {response:?}"
+        );
         assert!(response.result.expect("what it printed").output_files.is_empty());
     }
     // In an output directory the link is what is there; what it leads to is not read.
-    let command = re::Command { output_paths: texts(&["d", "f"]), ..sh(&format!("mkdir d; ln -s {outside} d/l; ln -s {outside}/secret f")) };
+    let command = re::Command {
+        output_paths: texts(&["d", "f"]),
+        ..sh(&format!("mkdir d; ln -s {outside} d/l; ln -s {outside}/secret f"))
+    };
     let action = farm.action(&command, Root::default().put(&farm.server));
     let result = session.execute(action).await.result.expect("a result");
     assert_eq!(result.output_symlinks[0].target, format!("{outside}/secret"));

@@ -52,7 +52,18 @@ async fn the_command_finds_its_input_as_it_was_described() {
                         below/own regular file 755 4\nlink symbolic link 777 10\n1000000000.25\n1000000000.25\n../nowhere\nsame";
         let printed = String::from_utf8_lossy(&result.stdout_raw).into_owned();
         // Sizes of directories are the file system's business.
-        let sizeless = |text: &str| text.lines().map(|line| line.split(" directory ").map(|part| part.split(' ').next().unwrap_or("").to_owned() + if line.contains(" directory ") { "" } else { line }).collect::<String>()).collect::<Vec<_>>();
+        let sizeless = |text: &str| {
+            text.lines()
+                .map(|line| {
+                    line.split(" directory ")
+                        .map(|part| {
+                            part.split(' ').next().unwrap_or("").to_owned()
+                                + if line.contains(" directory ") { "" } else { line }
+                        })
+                        .collect::<String>()
+                })
+                .collect::<Vec<_>>()
+        };
         assert_eq!(sizeless(&printed), sizeless(expected), "{link_inputs:?}: {printed}");
     }
 }
@@ -62,7 +73,8 @@ async fn all_that_is_missing_is_said_at_once() {
     let mut farm = Farm::start().await;
     let mut session = farm.session().await;
     let absent = |text: &str| crate::fake::digest_of(text.as_bytes());
-    let file = |name: &str| re::FileNode { name: name.to_owned(), digest: Some(to_wire(&absent(name))), ..Default::default() };
+    let file =
+        |name: &str| re::FileNode { name: name.to_owned(), digest: Some(to_wire(&absent(name))), ..Default::default() };
     let below = re::Directory { files: vec![file("file 2")], ..Default::default() };
     let root = re::Directory {
         files: vec![file("file 1")],

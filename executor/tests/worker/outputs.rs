@@ -58,9 +58,11 @@ async fn outputs_are_what_the_specification_says() {
         ("links in the old lists", lists(&["f"], &["d"], "ln -s x f; ln -s y d"), {
             ["link f -> x", "link d -> y", "file link f -> x", "dir link d -> y"].map(str::to_owned).to_vec()
         }),
-        ("the new list counts where both are", {
-            re::Command { output_paths: texts(&["a"]), ..lists(&["b"], &[], "echo 1 >a; echo 2 >b") }
-        }, vec!["file a = 1\n".to_owned()]),
+        (
+            "the new list counts where both are",
+            { re::Command { output_paths: texts(&["a"]), ..lists(&["b"], &[], "echo 1 >a; echo 2 >b") } },
+            vec!["file a = 1\n".to_owned()],
+        ),
         ("below the working directory", in_w(paths(&["a"], "echo 1 >a")), vec!["file a = 1\n".to_owned()]),
         ("beside the working directory", in_w(paths(&["../o/a"], "echo 1 >../o/a")), {
             vec!["file ../o/a = 1\n".to_owned()]
@@ -74,9 +76,11 @@ async fn outputs_are_what_the_specification_says() {
         ("trees and directories", formatted(OutputDirectoryFormat::TreeAndDirectory, some), {
             vec![format!("both d {some_text}")]
         }),
-        ("a format of later versions is a tree", re::Command { output_directory_format: 77, ..paths(&["d"], "mkdir d") }, {
-            vec!["dir d {}".to_owned()]
-        }),
+        (
+            "a format of later versions is a tree",
+            re::Command { output_directory_format: 77, ..paths(&["d"], "mkdir d") },
+            { vec!["dir d {}".to_owned()] },
+        ),
         ("after a failure, too", paths(&["a"], "echo 1 >a; exit 3"), vec!["file a = 1\n".to_owned()]),
     ] {
         let root = Root::default().file(&farm.server, "w_marker", "", false);
@@ -100,7 +104,10 @@ async fn what_cannot_be_an_output_is_named() {
         ("a name that is not UTF-8", paths(&["d"], "mkdir d; : >d/$(printf '\\377')"), "not UTF-8"),
         ("a directory that is none any more", paths(&["d/a"], "rmdir d; : >d"), "`d`"),
     ] {
-        let script_printed = re::Command { arguments: texts(&["/bin/sh", "-ec", &format!("echo hi; {}", command.arguments[2])]), ..command };
+        let script_printed = re::Command {
+            arguments: texts(&["/bin/sh", "-ec", &format!("echo hi; {}", command.arguments[2])]),
+            ..command
+        };
         let action = farm.action(&script_printed, Root::default().put(&farm.server));
         let response = session.execute(action).await;
         let status = response.status.expect("set");
@@ -116,9 +123,12 @@ async fn node_properties_come_when_they_are_asked_for() {
     let mut farm = Farm::start().await;
     let mut session = farm.session().await;
     let script = "mkdir -m 750 d; echo 1 >d/a; chmod 640 d/a; touch -d @1000000000.5 d/a; ln -s x d/l; cp -p d/a b; touch -d @5 d";
-    for (wanted, mtime, mode) in
-        [(&["mtime"][..], true, false), (&["unix_mode"], false, true), (&["mtime", "unix_mode"], true, true), (&[], false, false)]
-    {
+    for (wanted, mtime, mode) in [
+        (&["mtime"][..], true, false),
+        (&["unix_mode"], false, true),
+        (&["mtime", "unix_mode"], true, true),
+        (&[], false, false),
+    ] {
         let command = re::Command { output_node_properties: texts(wanted), ..paths(&["b", "d"], script) };
         let action = farm.action(&command, Root::default().put(&farm.server));
         let result = session.execute(action).await.result.expect("a result");

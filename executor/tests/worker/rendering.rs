@@ -1,7 +1,10 @@
 //! A result's outputs as lines of text, for tables.
 
 use cask_index::{Digest, DigestFunction};
-use cask_proto::{digest::{FunctionRule, to_wire}, reapi as re};
+use cask_proto::{
+    digest::{FunctionRule, to_wire},
+    reapi as re,
+};
 
 use crate::fake::{FakeServer, digest_of};
 

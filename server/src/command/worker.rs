@@ -20,9 +20,11 @@ use crate::config::Surroundings;
 
 /// Run actions for a server.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Sizes are written 50GiB or 500MB, times 4h, 10m or 90s. A flag beats its variable, a variable the file, the file \
+#[command(
+    after_help = "Sizes are written 50GiB or 500MB, times 4h, 10m or 90s. A flag beats its variable, a variable the file, the file \
                         the default.\nThe file is TOML with the flags' names in snake case; a worker for several platforms has a table \
-                        [[platforms]] for each.\nSIGTERM lets running actions finish; a second one ends at once. CASK_LOG=debug logs more.")]
+                        [[platforms]] for each.\nSIGTERM lets running actions finish; a second one ends at once. CASK_LOG=debug logs more."
+)]
 pub(crate) struct WorkerArguments {
     #[command(flatten)]
     settings: WorkerSettings,

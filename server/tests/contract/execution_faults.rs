@@ -7,9 +7,7 @@ use bazel_remote_apis::build::bazel::remote::execution::v2::execution_stage::Val
 use tonic::Code;
 
 use crate::support::damage::flip_a_bit;
-use crate::support::farm::{
-    Call, Input, executing, farm_with, processes_with, result_of, said, shell, status_of,
-};
+use crate::support::farm::{Call, Input, executing, farm_with, processes_with, result_of, said, shell, status_of};
 use crate::support::grpc::{Cache, code};
 use crate::support::process::Server;
 use crate::support::worker::{Worker, WorkerOptions};

@@ -165,9 +165,7 @@ pub(super) enum WorkerConfigError {
     File(#[from] FileError),
     #[error("--instance \"{name}\": {error}")]
     Instance { name: String, error: cask_proto::WireError },
-    #[error(
-        "there is no cache folder to work in (neither XDG_CACHE_HOME nor HOME is set); name one with --dir"
-    )]
+    #[error("there is no cache folder to work in (neither XDG_CACHE_HOME nor HOME is set); name one with --dir")]
     NoFolder,
     #[error("the folder {} cannot be made absolute: {error}", path.display())]
     Folder { path: PathBuf, error: std::io::Error },
@@ -175,7 +173,9 @@ pub(super) enum WorkerConfigError {
     Zero(&'static str),
     #[error("--concurrency must be at most {CONCURRENCY_MAX}")]
     TooMany,
-    #[error("--isolation is for the runner that the worker starts, and --runner names one that runs already; leave one of them out")]
+    #[error(
+        "--isolation is for the runner that the worker starts, and --runner names one that runs already; leave one of them out"
+    )]
     IsolationOfAnother,
 }
 
@@ -206,11 +206,7 @@ impl WorkerConfig {
         Self::complete(flags.or(file), platforms, machine)
     }
 
-    fn complete(
-        settings: WorkerSettings,
-        platforms: Platforms,
-        machine: Machine,
-    ) -> Result<Self, WorkerConfigError> {
+    fn complete(settings: WorkerSettings, platforms: Platforms, machine: Machine) -> Result<Self, WorkerConfigError> {
         let instance = settings.instance.unwrap_or_default();
         let instance = InstanceName::parse(&instance)
             .map_err(|error| WorkerConfigError::Instance { name: instance.clone(), error })?;

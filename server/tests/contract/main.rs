@@ -19,6 +19,7 @@ mod action_cache;
 mod batch_faults;
 mod batch_read;
 mod batch_update;
+mod bots;
 mod bounds;
 mod capabilities;
 mod chunk_faults;

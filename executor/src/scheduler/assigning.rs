@@ -69,7 +69,7 @@ impl Scheduler {
             platform: Some(pool.platforms.platform(task.wanted().expect("it is leased").kind)),
             attempt: task.attempt,
             queued_timestamp: Some(task.queued_wall.into()),
-            request_metadata: Some((*task.request_metadata).clone()),
+            request_metadata: Some(task.request_metadata.message()),
         };
         self.counts.assigned_total += 1;
         self.journal(slot);

@@ -13,12 +13,12 @@ use super::task::{Finished, Lost, State};
 use super::{Effect, JournalSlot, LeaseId, Now, Scheduler, SessionId, response};
 
 /// What a finished task weighs beside its response: itself, its operations, who asked, about.
-const TASK_BYTES: usize = 1024;
+const FINISHED_BYTES: usize = 1024;
 
 impl Scheduler {
     pub(super) fn finished(&self, now: &Now, response: Arc<reapi::ExecuteResponse>, is_journalled: bool) -> Finished {
         Finished {
-            bytes: response.encoded_len() + TASK_BYTES,
+            bytes: FINISHED_BYTES + response.encoded_len(),
             response,
             wall: now.wall,
             forget_at: now.monotonic + self.options.finished_retention,
@@ -52,6 +52,7 @@ impl Scheduler {
             }
             pool.queue.ask_no_more(invocation);
         }
+        self.unfinished_bytes -= task.bytes;
         let operations_left = !task.operations.is_empty();
         if let Some(lost) = lost {
             self.leases.remove(&lost.lease);

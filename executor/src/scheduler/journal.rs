@@ -79,7 +79,7 @@ pub(super) fn write(task: &Task, pool: &Pool, is_cancelled: impl Fn(OperationId)
         timeout: prost_types::Duration::try_from(task.timeout).ok(),
         do_not_cache: task.do_not_cache,
         skip_cache_lookup: task.skip_cache_lookup,
-        request_metadata: Some((*task.request_metadata).clone()),
+        request_metadata: Some(task.request_metadata.message()),
         queued_timestamp: Some(task.queued_wall.into()),
         attempt: task.attempt,
         operations: task.operations.iter().map(operation).collect(),

@@ -78,7 +78,7 @@ impl Scheduler {
             queued: task.queued_wall,
             priority: task.priority,
             worker: run.map(|run| (run.session, run.lease)),
-            request_metadata: task.request_metadata.clone(),
+            request_metadata: Arc::new(task.request_metadata.message()),
         };
         Some(OperationView { id: operation, stage, task })
     }

@@ -102,6 +102,12 @@ pub enum Refused {
         /// [`Options::queued_max`]
         limit: usize,
     },
+    /// Passes: try again later.
+    #[error("actions that take {limit_bytes} bytes of memory wait already")]
+    QueueTooLarge {
+        /// [`Options::queued_bytes_max`]
+        limit_bytes: usize,
+    },
 }
 
 /// There is no such operation: never was, was deleted, or was finished too long ago.
@@ -211,6 +217,8 @@ pub struct Scheduler {
     deadlines: Deadlines,
     retention: Retention,
     next_order: Order,
+    /// What unfinished tasks weigh.
+    unfinished_bytes: usize,
     /// The response of every cancelled operation.
     cancelled: Arc<reapi::ExecuteResponse>,
     /// Of what is not counted elsewhere.
@@ -233,6 +241,7 @@ impl Scheduler {
             deadlines: Deadlines::default(),
             retention: Retention::default(),
             next_order: Order(0),
+            unfinished_bytes: 0,
             cancelled: Arc::new(response::cancelled()),
             counts: Counts::default(),
             effects: Vec::new(),

@@ -7,6 +7,9 @@ use std::time::Duration;
 pub struct Options {
     /// Tasks that may wait.
     pub queued_max: usize,
+    /// Bytes of memory that unfinished tasks may take before one more that would have to wait is refused. Most take less than
+    /// 2 KiB; it is clients who say how long the names of their platforms and builds are.
+    pub queued_bytes_max: usize,
     /// Runs of one task before it is given up with UNAVAILABLE.
     pub attempts_max: u32,
     /// How often workers are told to say that they live.
@@ -33,6 +36,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             queued_max: 1_000_000,
+            queued_bytes_max: 2 << 30,
             attempts_max: 4,
             heartbeat_interval: Duration::from_secs(5),
             worker_timeout: Duration::from_secs(30),

@@ -290,3 +290,90 @@ impl Platforms {
         self.shapes.get(shape.0).kinds.iter().copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(properties: &[&str]) -> reapi::Platform {
+        let property = |text: &&str| {
+            let (name, value) = text.split_once('=').expect("name=value");
+            Property { name: name.to_owned(), value: value.to_owned() }
+        };
+        reapi::Platform { properties: properties.iter().map(property).collect() }
+    }
+
+    #[test]
+    fn a_worker_fits_that_has_all_that_is_asked_for_on_one_platform() {
+        /// What is asked for, what is offered, whether it fits.
+        type Case<'a> = (&'a [&'a str], &'a [&'a [&'a str]], bool);
+        let linux: &[&str] = &["OSFamily=linux", "ISA=x86-64", "ISA=avx2"];
+        let images: &[&str] = &["OSFamily=linux", "container-image=*"];
+        let cases: &[Case<'_>] = &[
+            (&[], &[], true),
+            (&[], &[linux], true),
+            (&["OSFamily=linux"], &[], false),
+            (&["OSFamily=linux"], &[linux], true),
+            // Byte for byte.
+            (&["OSFamily=Linux"], &[linux], false),
+            (&["osfamily=linux"], &[linux], false),
+            (&["OSFamily="], &[linux], false),
+            // A name that nobody declared is not ignored.
+            (&["OSFamily=linux", "pool=large"], &[linux], false),
+            // Several values of a name are all asked for.
+            (&["ISA=avx2", "ISA=x86-64"], &[linux], true),
+            (&["ISA=avx512", "ISA=x86-64"], &[linux], false),
+            (&["OSFamily=linux", "OSFamily=windows"], &[&["OSFamily=linux", "OSFamily=windows"]], false),
+            (&["OSFamily=linux", "OSFamily=windows"], &[&["OSFamily=*"]], false),
+            // Order and repetition do not matter.
+            (&["ISA=x86-64", "OSFamily=linux", "ISA=x86-64", "OSFamily=linux"], &[linux], true),
+            (&["OSFamily=linux"], &[&["OSFamily=linux", "OSFamily=linux"]], true),
+            // `*` is every value of its name on a worker, and a value like others in an action.
+            (&["OSFamily=linux", "container-image=docker://busybox"], &[images], true),
+            (&["container-image="], &[images], true),
+            (&["network=on"], &[images], false),
+            (&["OSFamily=*"], &[linux], false),
+            (&["container-image=*"], &[images], true),
+            // One platform has it all, not two together.
+            (&["ISA=x86-64", "container-image=a"], &[linux, images], false),
+            (&["OSFamily=linux", "container-image=a"], &[linux, images], true),
+        ];
+        for (asked, offered, fits) in cases {
+            let platforms: Vec<_> = offered.iter().map(|it| platform(it)).collect();
+            let requirements = Requirements::of(platform(asked));
+            assert_eq!(Offer::of(&platforms).fits(&requirements), *fits, "{asked:?} on {offered:?}");
+        }
+    }
+
+    #[test]
+    fn kinds_and_shapes_are_kept_once_and_forgotten_after_their_last() {
+        let now = Duration::from_secs(5);
+        let requirements = |number: u32| Requirements::of(platform(&["OSFamily=linux", &format!("n={number}")]));
+        let mut platforms = Platforms::new();
+        let kind = platforms.add_task(now, requirements(0));
+        assert_eq!(platforms.add_task(now, requirements(0)), kind);
+        assert_eq!(platforms.deserted_at(kind), Some(now));
+        let offer = || Offer::of(&[platform(&["n=*", "OSFamily=linux"])]);
+        let shape = platforms.add_worker(offer());
+        assert_eq!(platforms.add_worker(offer()), shape);
+        assert!(platforms.fits(shape, kind));
+        assert_eq!(platforms.set_present(now, shape, true), []);
+        assert_eq!(platforms.set_present(now, shape, true), []);
+        assert_eq!(platforms.deserted_at(kind), None);
+        assert_eq!(platforms.set_present(now, shape, false), []);
+        assert_eq!(platforms.set_present(now, shape, false), [kind]);
+        assert_eq!((platforms.remove_worker(shape), platforms.remove_worker(shape)), (false, true));
+        assert_eq!(platforms.shapes_of(kind).count(), 0);
+        // Kinds without tasks are remembered for a while.
+        assert_eq!((platforms.remove_task(kind), platforms.remove_task(kind)), (None, None));
+        assert!(platforms.is_unused());
+        let forgotten: Vec<_> = (1..=IDLE_KINDS_MAX as u32)
+            .filter_map(|number| {
+                let kind = platforms.add_task(now, requirements(number));
+                platforms.remove_task(kind)
+            })
+            .collect();
+        assert_eq!(forgotten, [kind]);
+        assert_eq!(platforms.kinds.len(), IDLE_KINDS_MAX);
+    }
+}

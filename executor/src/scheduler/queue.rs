@@ -15,6 +15,7 @@
 //! Work is logarithmic in the tasks; a change of an invocation's running tasks touches its lanes, one a kind it waits in.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::JournalSlot;
 use super::platform::KindIndex;
@@ -45,7 +46,7 @@ pub(super) struct Turn {
 
 #[derive(Debug)]
 struct Invocation {
-    id: Box<str>,
+    id: Arc<str>,
     /// Unfinished tasks it asked for.
     tasks: u32,
     running: u32,
@@ -82,7 +83,7 @@ pub(super) struct Waiting<'a> {
 #[derive(Debug)]
 pub(super) struct Queue {
     invocations: Slots<Invocation>,
-    invocation_of: HashMap<Box<str>, InvocationIndex>,
+    invocation_of: HashMap<Arc<str>, InvocationIndex>,
     /// Only kinds that have waiting tasks.
     kinds: BTreeMap<KindIndex, KindQueue>,
 }
@@ -98,9 +99,10 @@ impl Queue {
             self.invocations.get_mut(index.0).tasks += 1;
             return *index;
         }
-        let invocation = Invocation { id: id.into(), tasks: 1, running: 0, waits_in: BTreeSet::new() };
+        let id: Arc<str> = id.into();
+        let invocation = Invocation { id: id.clone(), tasks: 1, running: 0, waits_in: BTreeSet::new() };
         let index = InvocationIndex(self.invocations.insert(invocation));
-        self.invocation_of.insert(id.into(), index);
+        self.invocation_of.insert(id, index);
         index
     }
 
@@ -219,5 +221,79 @@ impl Queue {
     pub(super) fn oldest(&self, kinds: impl Iterator<Item = KindIndex>) -> Option<JournalSlot> {
         let oldest = kinds.filter_map(|kind| self.kinds.get(&kind)?.oldest.first_key_value());
         oldest.min_by_key(|(order, _)| **order).map(|(_, slot)| *slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIND: KindIndex = KindIndex(0);
+
+    /// A task of the kind; its slot and its order are its number.
+    fn task(number: u32, kind: KindIndex, priority: i32, invocations: &[InvocationIndex]) -> Waiting<'_> {
+        Waiting { slot: JournalSlot(number), kind, priority, order: Order(number.into()), invocations }
+    }
+
+    /// Takes all, one after another, each of which runs on.
+    fn order(queue: &mut Queue, mut tasks: Vec<Waiting<'_>>) -> Vec<u32> {
+        let mut order = Vec::new();
+        while let Some(next) = queue.next([KIND, KindIndex(1)].into_iter()) {
+            let position = tasks.iter().position(|task| task.slot == next).expect("it waits");
+            let task = tasks.remove(position);
+            queue.remove(task);
+            task.invocations.iter().for_each(|invocation| queue.started(*invocation));
+            order.push(next.0);
+        }
+        order
+    }
+
+    #[test]
+    fn invocations_take_turns_by_what_they_have_running() {
+        let mut queue = Queue::new();
+        let (large, small, late) = ([queue.ask("large")], [queue.ask("small")], [queue.ask("late")]);
+        let mut tasks: Vec<_> = (0..4).map(|number| task(number, KIND, 0, &large)).collect();
+        tasks.extend((4..6).map(|number| task(number, KindIndex(1), 0, &small)));
+        tasks.push(task(6, KIND, 0, &late));
+        tasks.push(task(7, KIND, -1, &large));
+        for task in &tasks {
+            queue.push(*task);
+        }
+        // It runs one before the others begin.
+        assert_eq!(order(&mut queue, tasks), [7, 4, 6, 0, 5, 1, 2, 3]);
+        assert!(!queue.has(KIND) && queue.oldest([KIND].into_iter()).is_none());
+    }
+
+    #[test]
+    fn a_task_of_two_invocations_stands_in_both_lanes() {
+        let mut queue = Queue::new();
+        let (large, small) = (queue.ask("large"), queue.ask("small"));
+        let (only_large, both) = ([large], [large, small]);
+        let tasks: Vec<_> = (0..3).map(|number| task(number, KIND, 0, &only_large)).collect();
+        let shared = task(9, KIND, 0, &both);
+        for task in &tasks {
+            queue.push(*task);
+        }
+        queue.push(shared);
+        queue.started(large);
+        assert_eq!(queue.next([KIND].into_iter()), Some(JournalSlot(9)));
+        queue.leave_lane(shared, small);
+        assert_eq!(queue.next([KIND].into_iter()), Some(JournalSlot(0)));
+        assert_eq!(queue.find_invocation("small"), Some(small));
+        queue.ask_no_more(small);
+        assert_eq!(queue.find_invocation("small"), None);
+    }
+
+    #[test]
+    fn the_oldest_is_the_oldest_of_all_kinds_asked_about() {
+        let mut queue = Queue::new();
+        let invocation = [queue.ask("")];
+        for (number, kind, priority) in [(3, 0, -5), (1, 1, 0), (2, 0, 9)] {
+            queue.push(task(number, KindIndex(kind), priority, &invocation));
+        }
+        let oldest = |kinds: &[u32]| queue.oldest(kinds.iter().map(|kind| KindIndex(*kind)));
+        assert_eq!(oldest(&[0]), Some(JournalSlot(2)));
+        assert_eq!(oldest(&[0, 1]), Some(JournalSlot(1)));
+        assert_eq!(oldest(&[7]), None);
     }
 }

@@ -12,8 +12,8 @@ use super::operation::Operation;
 use super::platform::{Offer, Requirements};
 use super::queue::InvocationIndex;
 use super::registry::{Presence, Worker};
-use super::submitting::merge_key;
-use super::task::{Finished, State, Task, Wanted};
+use super::submitting::{merge_key, queued_bytes};
+use super::task::{Finished, Metadata, State, Task, Wanted};
 use super::{Effect, JournalSlot, LeaseId, Now, OperationId, Scheduler, SessionId};
 
 /// Slots are dense; one beyond this was never written.
@@ -28,9 +28,9 @@ impl Scheduler {
         for (slot, record) in records {
             match journal::read(record) {
                 Ok(read) if slot.0 <= SLOT_MAX && slots.insert(slot) => reads.push((slot, read)),
-                Ok(_) => tracing::error!(slot = slot.0, "execution_journal_slot_unusable"),
+                Ok(_) => tracing::error!(event = "queue.slot_unusable", slot = slot.0, "a task is lost"),
                 Err(error) => {
-                    tracing::error!(slot = slot.0, error = %error, "execution_journal_record_unreadable");
+                    tracing::error!(event = "queue.record_unreadable", slot = slot.0, %error, "a task is lost");
                     self.effects.push(Effect::Journal { slot, record: None });
                 }
             }
@@ -61,6 +61,7 @@ impl Scheduler {
         let pool = self.pools.get_mut(pool_index);
         pool.tasks += 1;
         let mut lease = None;
+        let bytes = queued_bytes(&read.request_metadata, &read.platform);
         let state = match read.stage {
             ReadStage::Finished { response, wall } => {
                 let retention = self.options.finished_retention;
@@ -86,10 +87,11 @@ impl Scheduler {
             timeout: read.timeout,
             do_not_cache: read.do_not_cache,
             skip_cache_lookup: read.skip_cache_lookup,
-            request_metadata: Arc::new(read.request_metadata),
+            request_metadata: Metadata::of(&read.request_metadata),
             queued_wall: read.queued_wall,
             queued_at: now.monotonic,
             order,
+            bytes,
             attempt: read.attempt,
             operations: Vec::new(),
             listeners: 0,
@@ -117,6 +119,7 @@ impl Scheduler {
         if let Some(key) = merge_key(task.pool, task.action, task.do_not_cache, task.skip_cache_lookup) {
             self.merges.insert(key, slot);
         }
+        self.unfinished_bytes += self.task(slot).bytes;
         self.counts.queued += 1;
         match rest.lease {
             Some(holder) if !self.leases.contains_key(&holder.lease) => {

@@ -1,6 +1,6 @@
 //! What workers say: they come, live, go, come back, and finish what they were given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cask_proto::{reapi, workers};
@@ -44,9 +44,12 @@ impl Scheduler {
         let session = self.registry.insert(worker);
         self.set_present(now, session, !is_draining);
         self.deadlines.at_latest(now.monotonic + self.options.worker_timeout, Matter::Worker(session));
+        // First what is its; then, if there is room, what was taken from it and is to be had again.
+        let held: BTreeSet<_> = hello.held.into_iter().collect();
+        let (its, others): (Vec<_>, Vec<_>) = held.into_iter().partition(|lease| left.contains_key(lease));
         let mut kept = Vec::new();
-        for lease in hello.held {
-            if !kept.contains(&lease) && self.keep(session, lease, left.get(&lease).copied()) {
+        for lease in its.into_iter().chain(others) {
+            if self.keep(session, lease, left.get(&lease).copied()) {
                 left.remove(&lease);
                 kept.push(lease);
             }
@@ -65,9 +68,11 @@ impl Scheduler {
     /// Gives a worker that comes back a lease of its, if it is still to be had. `held` is what its session of before had.
     fn keep(&mut self, session: SessionId, lease: LeaseId, held: Option<Held>) -> bool {
         let Some(slot) = self.leases.get(&lease).copied() else { return false };
+        let has_room = self.registry.get(session).is_some_and(|worker| worker.room() > 0);
         match &self.task(slot).state {
             State::Leased(..) if held.is_some() && self.may_run(session, slot) => self.move_lease(session, lease, slot),
-            State::Finishing(_, run) if self.is_process(session, &run.process_id) => {
+            // Without room it may forget what it finished as well: the result is here.
+            State::Finishing(_, run) if self.is_process(session, &run.process_id) && (held.is_some() || has_room) => {
                 self.move_lease(session, lease, slot);
             }
             State::Queued(..) => return self.reclaim(session, lease, slot),

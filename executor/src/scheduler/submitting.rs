@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cask_index::{Digest, Namespace};
 use cask_proto::reapi;
+use prost::Message as _;
 
 use super::deadlines::Matter;
 use super::merge::MergeKey;
@@ -12,8 +13,11 @@ use super::operation::{Operation, PER_TASK_MAX};
 use super::platform::Requirements;
 use super::pool::PoolIndex;
 use super::queue::InvocationIndex;
-use super::task::{State, Task, Wanted};
-use super::{JournalSlot, Now, OperationId, Refused, Scheduler, Submission};
+use super::task::{Metadata, State, Task, Wanted};
+use super::{JournalSlot, Now, OperationId, Options, Refused, Scheduler, Submission};
+
+/// What the shortest task weighs, about.
+const TASK_BYTES: usize = 1280;
 
 impl Scheduler {
     /// Takes an action, or joins it to an identical one that is on its way.
@@ -26,16 +30,19 @@ impl Scheduler {
         {
             return Ok(self.merge(now, slot, &submission));
         }
+        let bytes = queued_bytes(&submission.request_metadata, &submission.platform);
         let pool = self.pools.get_mut(pool_index);
         let kind = pool.platforms.add_task(now.monotonic, Requirements::of(submission.platform));
         let worker = self.registry.emptiest(pool_index, pool.platforms.shapes_of(kind));
-        let limit = self.options.queued_max;
-        if worker.is_none() && self.counts.queued >= limit {
+        if worker.is_none()
+            && let Some(refused) = self.refused(bytes)
+        {
             self.forget_task_of_kind(pool_index, kind);
             self.pools.remove_if_unused(pool_index);
-            return Err(Refused::QueueFull { limit });
+            return Err(refused);
         }
-        let invocation = pool.queue.ask(&submission.request_metadata.tool_invocation_id);
+        let queue = &mut self.pools.get_mut(pool_index).queue;
+        let invocation = queue.ask(&submission.request_metadata.tool_invocation_id);
         let order = self.take_order();
         let slot = self.insert_task(Task {
             pool: pool_index,
@@ -44,10 +51,11 @@ impl Scheduler {
             timeout: submission.timeout,
             do_not_cache: submission.do_not_cache,
             skip_cache_lookup: submission.skip_cache_lookup,
-            request_metadata: Arc::new(submission.request_metadata),
+            request_metadata: Metadata::of(&submission.request_metadata),
             queued_wall: now.wall,
             queued_at: now.monotonic,
             order,
+            bytes,
             attempt: 0,
             operations: Vec::new(),
             listeners: 0,
@@ -58,6 +66,7 @@ impl Scheduler {
             self.merges.insert(key, slot);
         }
         let operation = self.draw_operation(slot, invocation);
+        self.unfinished_bytes += bytes;
         self.counts.queued += 1;
         if let Some(session) = worker {
             // One record says both.
@@ -77,19 +86,21 @@ impl Scheduler {
         submission: Submission,
         response: reapi::ExecuteResponse,
     ) -> OperationId {
-        let pool = self.pools.find_or_insert(&submission.instance);
+        let Submission { instance, action, priority, timeout, do_not_cache, skip_cache_lookup, .. } = submission;
+        let pool = self.pools.find_or_insert(&instance);
         let finished = self.finished(now, Arc::new(response), false);
         let slot = self.insert_task(Task {
             pool,
-            action: submission.action.within(Namespace::SHARED),
-            priority: submission.priority,
-            timeout: submission.timeout,
-            do_not_cache: submission.do_not_cache,
-            skip_cache_lookup: submission.skip_cache_lookup,
-            request_metadata: Arc::new(submission.request_metadata),
+            action: action.within(Namespace::SHARED),
+            priority,
+            timeout,
+            do_not_cache,
+            skip_cache_lookup,
+            request_metadata: Metadata::of(&submission.request_metadata),
             queued_wall: now.wall,
             queued_at: now.monotonic,
             order: self.next_order,
+            bytes: 0,
             attempt: 0,
             operations: Vec::new(),
             listeners: 0,
@@ -99,6 +110,16 @@ impl Scheduler {
         let operation = self.draw_operation(slot, InvocationIndex::NONE);
         self.remember(slot);
         operation
+    }
+
+    /// Why an action that would have to wait is not taken.
+    fn refused(&self, bytes: usize) -> Option<Refused> {
+        let Options { queued_max, queued_bytes_max, .. } = self.options;
+        if self.counts.queued >= queued_max {
+            return Some(Refused::QueueFull { limit: queued_max });
+        }
+        let is_too_much = self.unfinished_bytes.saturating_add(bytes) > queued_bytes_max;
+        is_too_much.then_some(Refused::QueueTooLarge { limit_bytes: queued_bytes_max })
     }
 
     fn merge(&mut self, now: &Now, slot: JournalSlot, submission: &Submission) -> OperationId {
@@ -178,6 +199,11 @@ impl Scheduler {
             self.deadlines.at_latest(due, Matter::Task(slot));
         }
     }
+}
+
+/// What a task weighs while it is not finished, as if it shared its platform with no other.
+pub(super) fn queued_bytes(metadata: &reapi::RequestMetadata, platform: &reapi::Platform) -> usize {
+    TASK_BYTES + metadata.encoded_len() + platform.encoded_len()
 }
 
 /// What the calls that may share the task have in common; `None` if it is shared with none.

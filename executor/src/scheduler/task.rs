@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use cask_index::Digest;
 use cask_proto::reapi;
+use prost::Message as _;
 
 use super::platform::KindIndex;
 use super::pool::PoolIndex;
@@ -20,12 +21,14 @@ pub(super) struct Task {
     pub(super) timeout: Duration,
     pub(super) do_not_cache: bool,
     pub(super) skip_cache_lookup: bool,
-    pub(super) request_metadata: Arc<reapi::RequestMetadata>,
+    pub(super) request_metadata: Metadata,
     pub(super) queued_wall: SystemTime,
     /// When it first waited in this process.
     pub(super) queued_at: Duration,
     /// Where it stands among those that wait. It keeps its place when a worker is lost, which is mostly the front.
     pub(super) order: Order,
+    /// What it weighs in the queue, about, with all it asks for.
+    pub(super) bytes: usize,
     /// How many times it was given to a worker that did not finish it.
     pub(super) attempt: u32,
     /// Cancelled ones too. Empty if all were deleted.
@@ -35,6 +38,20 @@ pub(super) struct Task {
     /// Since when there are none.
     pub(super) unheard_since: Duration,
     pub(super) state: State,
+}
+
+/// Who asked, as it came over the wire: half the size of the message, of which a queue holds many.
+#[derive(Debug)]
+pub(super) struct Metadata(Box<[u8]>);
+
+impl Metadata {
+    pub(super) fn of(message: &reapi::RequestMetadata) -> Self {
+        Self(message.encode_to_vec().into_boxed_slice())
+    }
+
+    pub(super) fn message(&self) -> reapi::RequestMetadata {
+        reapi::RequestMetadata::decode(&*self.0).expect("encoded here")
+    }
 }
 
 /// What is known only until it is finished.

@@ -113,7 +113,7 @@ impl World {
                 assert!(view.is_away && view.platforms.is_empty(), "a worker that never was: {view:?}");
                 continue;
             };
-            assert!(view.leases.len() <= view.concurrency as usize, "too much for {view:?}");
+            assert!(view.leases.len() <= session.leases_max, "too much for {view:?}");
             assert_eq!((view.is_away, view.is_draining), (session.away.is_some(), session.is_draining));
             for lease in &view.leases {
                 let record = &slots_of_lease[lease].record;

@@ -48,6 +48,9 @@ pub(crate) struct Session {
     pub(crate) process_id: String,
     pub(crate) instance: String,
     pub(crate) concurrency: u32,
+    /// As many, or what it kept when it came: it may hold a result that the server heard of, and forgot in a restart, beside
+    /// what it was given for it.
+    pub(crate) leases_max: usize,
     pub(crate) platforms: Vec<reapi::Platform>,
     pub(crate) is_draining: bool,
     pub(crate) is_resting: bool,
@@ -80,6 +83,8 @@ pub(crate) struct Model {
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     /// Of tasks whose results are on their way.
     pub(crate) finishing: BTreeSet<LeaseId>,
+    /// Which process each lease was given to, ever.
+    pub(crate) holder_of: BTreeMap<LeaseId, String>,
     /// Instance and platforms, and picks since one was not by turn.
     since_oldest: BTreeMap<String, u32>,
     arrivals: usize,
@@ -108,6 +113,7 @@ impl Model {
             ops: BTreeMap::new(),
             sessions: BTreeMap::new(),
             finishing: BTreeSet::new(),
+            holder_of: BTreeMap::new(),
             since_oldest: BTreeMap::new(),
             arrivals: 0,
         }
@@ -184,6 +190,11 @@ impl Model {
             {
                 invocations.insert(op.invocation.clone());
             }
+        }
+        if let Some(lease) = &record.lease {
+            let id = LeaseId::parse(&lease.lease_id).expect("a lease's id");
+            let holder = self.holder_of.entry(id).or_insert_with(|| lease.process_id.clone());
+            assert_eq!(*holder, lease.process_id, "a lease is one process's");
         }
         let Some(before) = self.slots.get_mut(&index) else {
             let slot = Slot { record, order: self.arrivals, queued_at: self.now, invocations, deserted_at: None };

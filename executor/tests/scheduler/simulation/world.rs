@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use cask_executor::scheduler::{
-    Effect, JournalSlot, LeaseId, Now, OperationId, Options, Scheduler, SessionId, Submission, WorkerHello,
+    Effect, JournalSlot, LeaseId, Now, OperationId, Options, Refused, Scheduler, SessionId, Submission, WorkerHello,
 };
 use cask_proto::queue::TaskRecord;
 use cask_proto::{InstanceName, reapi, workers};
@@ -95,6 +95,7 @@ impl World {
         let seconds = Duration::from_secs;
         let options = Options {
             queued_max: if random.percent(20) { 10 } else { 1000 },
+            queued_bytes_max: if random.percent(20) { 20_000 } else { 1 << 30 },
             attempts_max: 1 + random.below(4) as u32,
             heartbeat_interval: seconds(5),
             worker_timeout: seconds(30),
@@ -254,15 +255,24 @@ impl World {
         let submission = self.submission();
         let merged_before = self.scheduler.counts().merged_total;
         let joinable = self.joinable(&submission);
-        let Ok(id) = self.scheduler.execute(&self.now, submission.clone()) else {
-            assert!(self.scheduler.counts().queued >= self.model.options.queued_max);
-            assert!(!joinable, "joining needs no room");
-            return self.settle();
+        let id = match self.scheduler.execute(&self.now, submission.clone()) {
+            Ok(id) => id,
+            Err(refused) => {
+                let options = &self.model.options;
+                match refused {
+                    Refused::QueueFull { limit } => assert!(self.scheduler.counts().queued >= limit),
+                    Refused::QueueTooLarge { limit_bytes } => assert_eq!(limit_bytes, options.queued_bytes_max),
+                }
+                assert!(!joinable, "joining needs no room");
+                return self.settle();
+            }
         };
         let is_merged = self.scheduler.counts().merged_total > merged_before;
         assert_eq!(is_merged, joinable, "{submission:?}");
         self.add_op(id, &submission);
         self.settle();
+        let priority = self.scheduler.operation(id).map(|view| view.task.priority);
+        assert!(priority.is_some_and(|it| it <= submission.priority), "a call that joins raises the task's priority");
         if self.random.percent(60) {
             self.listen(id);
         }
@@ -448,8 +458,8 @@ impl World {
             0 => self.processes[index].holds.clear(),
             // As one that lies.
             1 => {
-                let all: Vec<_> = self.model.slots.values().filter_map(super::model::Slot::lease).collect();
-                if let Some(lease) = self.random.pick(&all) {
+                let all: Vec<_> = self.model.holder_of.keys().copied().collect();
+                for lease in [self.random.pick(&all), all.last().copied()].into_iter().flatten() {
                     self.processes[index].holds.entry(lease).or_insert(Holding::Running);
                 }
             }
@@ -488,6 +498,7 @@ impl World {
             process_id: process.id.clone(),
             instance: process.instance.clone(),
             concurrency: process.concurrency,
+            leases_max: joined.kept.len().max(process.concurrency as usize),
             platforms: process.platforms.clone(),
             is_draining: before.is_some_and(|(_, it)| it.is_draining),
             is_resting: false,

@@ -5,6 +5,7 @@ pub mod durable_puts;
 pub mod eviction;
 pub mod lookup;
 pub mod process;
+pub mod scheduling;
 pub mod targets;
 
 use std::path::Path;

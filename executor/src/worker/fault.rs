@@ -11,7 +11,7 @@ use crate::{ClientError, action::ActionFault};
 
 /// How an execution failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub(crate) enum ExecutionFault {
+pub enum ExecutionFault {
     /// No worker could do better: the status of the response.
     #[error("{}", .0.message)]
     Refused(rpc::Status),

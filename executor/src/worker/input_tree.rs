@@ -56,17 +56,18 @@ impl Default for InputLimits {
 
 /// A directory at its place.
 #[derive(Debug)]
-pub(crate) struct InputDirectory {
+pub struct InputDirectory {
     /// From the root, with slashes; the root's is empty.
-    pub(crate) path: String,
-    pub(crate) listing: Arc<CheckedDirectory>,
+    pub path: String,
+    /// What is in it.
+    pub listing: Arc<CheckedDirectory>,
 }
 
 /// All directories of an input.
 #[derive(Debug)]
-pub(crate) struct InputTree {
+pub struct InputTree {
     /// Parents before children; the first is the root.
-    pub(crate) directories: Vec<InputDirectory>,
+    pub directories: Vec<InputDirectory>,
 }
 
 /// Directories seen lately, so that a tree that differs in one file costs the reading of the few directories above that. Two
@@ -185,8 +186,8 @@ impl InputTree {
         Self::spread(root, &listings, limits)
     }
 
-    /// Each directory at each of its places. A small message can name a directory as often as it likes, so the counting comes first.
-    fn spread(
+    /// Each directory at each of its places; all that `root` leads to are among the listings. A small message can name a directory as often as it likes, so the counting comes first.
+    pub fn spread(
         root: Digest,
         listings: &HashMap<Digest, Arc<CheckedDirectory>>,
         limits: &InputLimits,
@@ -225,7 +226,7 @@ impl InputTree {
     }
 
     /// The files that are needed, each once.
-    pub(crate) fn files(&self) -> Vec<FileKey> {
+    pub fn files(&self) -> Vec<FileKey> {
         let mut seen = HashSet::new();
         let mut files = Vec::new();
         for directory in &self.directories {

@@ -36,7 +36,7 @@ struct Work<'a> {
 static MOVED: AtomicU64 = AtomicU64::new(0);
 
 /// Removes what stands under `name` in `top`, which only this process writes to. Absent is removed.
-pub(crate) fn remove_tree(top: BorrowedFd<'_>, name: &str, threads: usize) -> std::io::Result<()> {
+pub fn remove_tree(top: BorrowedFd<'_>, name: &str, threads: usize) -> std::io::Result<()> {
     match rustix::fs::unlinkat(top, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}

@@ -25,7 +25,7 @@ use crate::action::{CheckedCommand, RootPath};
 const DIRECTORY_MODE: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::RWXO);
 
 /// Makes all of a tree below an empty directory. Blocking.
-pub(crate) fn make_root(
+pub fn make_root(
     root: BorrowedFd<'_>,
     tree: &InputTree,
     cache: &FileCache,

@@ -24,7 +24,7 @@ pub struct AddressError {
 }
 
 /// A channel to `grpc://HOST:PORT`, `http://HOST:PORT`, `HOST:PORT` or `unix:/path`. Nobody is asked yet. Within a runtime.
-pub fn channel(address: &str) -> Result<Channel, AddressError> {
+pub(crate) fn channel(address: &str) -> Result<Channel, AddressError> {
     let refused = |reason: &str| AddressError { address: address.to_owned(), reason: reason.to_owned() };
     let tuned = |endpoint: Endpoint| {
         endpoint

@@ -355,6 +355,7 @@ fn now() -> Option<prost_types::Timestamp> {
     Some(SystemTime::now().into())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn badly(error: JoinError) -> ExecutionFault {
     ExecutionFault::Machine(format!("the work on an action ended badly: {error}"))
 }

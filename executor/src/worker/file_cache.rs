@@ -94,6 +94,9 @@ struct Entry {
     renewal: Mutex<()>,
 }
 
+/// What an action pinned.
+pub type Pins = HashMap<FileKey, Pin>;
+
 /// A file that is here and stays until this is dropped.
 #[derive(Clone, Debug)]
 pub struct Pin(Arc<Entry>);

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     fault::ExecutionFault,
-    file_cache::{Claim, FileCache, FileKey, Flight, Pin},
+    file_cache::{Claim, FileCache, FileKey, Flight, Pin, Pins},
 };
 use crate::{ClientError, client::RemoteCache};
 
@@ -33,8 +33,8 @@ pub(crate) async fn bring(
     files: &Arc<FileCache>,
     fetches: &Arc<Semaphore>,
     keys: Vec<FileKey>,
-) -> Result<HashMap<FileKey, Pin>, ExecutionFault> {
-    let mut pins = HashMap::with_capacity(keys.len());
+) -> Result<Pins, ExecutionFault> {
+    let mut pins = Pins::with_capacity(keys.len());
     let mut missing = Vec::new();
     let mut wanted = keys;
     while !wanted.is_empty() && missing.is_empty() {

@@ -242,7 +242,7 @@ impl Collector<'_> {
                 other => return Err(strange(&below, other)),
             }
         }
-        Ok(self.directories.add(message, children))
+        Ok(self.directories.add(message, &children))
     }
 
     fn file(&mut self, directory: BorrowedFd<'_>, name: &str, path: &str) -> Result<FoundFile, ExecutionFault> {
@@ -294,7 +294,7 @@ impl Collector<'_> {
         let mtime = self
             .command
             .wants_mtime
-            .then_some(prost_types::Timestamp { seconds: stat.st_mtime as i64, nanos: stat.st_mtime_nsec as i32 });
+            .then_some(prost_types::Timestamp { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec as i32 });
         let unix_mode = (self.command.wants_unix_mode && has_mode).then_some(stat.st_mode & 0o7777);
         (mtime.is_some() || unix_mode.is_some()).then(|| NodeProperties {
             mtime,

@@ -4,7 +4,6 @@
 //! thread, then filled by several. No command runs below the root meanwhile, and no path leads through a symlink.
 
 use std::{
-    collections::HashMap,
     os::fd::{AsFd as _, BorrowedFd},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
@@ -16,7 +15,7 @@ use rustix::fs::{AtFlags, Mode, Timespec, Timestamps, UTIME_OMIT};
 use super::{
     beneath::{Obstacle, make_directories, open_child},
     fault::ExecutionFault,
-    file_cache::{FileCache, FileKey, Pin},
+    file_cache::{FileCache, FileKey, Pins},
     input_tree::{InputDirectory, InputTree},
 };
 use crate::action::{CheckedCommand, RootPath};
@@ -29,7 +28,7 @@ pub fn make_root(
     root: BorrowedFd<'_>,
     tree: &InputTree,
     cache: &FileCache,
-    pins: &HashMap<FileKey, Pin>,
+    pins: &Pins,
     threads: usize,
 ) -> std::io::Result<()> {
     for directory in &tree.directories[1..] {
@@ -69,12 +68,7 @@ pub fn make_root(
     Ok(())
 }
 
-fn fill(
-    root: BorrowedFd<'_>,
-    directory: &InputDirectory,
-    cache: &FileCache,
-    pins: &HashMap<FileKey, Pin>,
-) -> std::io::Result<()> {
+fn fill(root: BorrowedFd<'_>, directory: &InputDirectory, cache: &FileCache, pins: &Pins) -> std::io::Result<()> {
     let listing = &directory.listing;
     if listing.files.is_empty() && listing.symlinks.is_empty() {
         return Ok(());

@@ -31,7 +31,7 @@ use super::execution::{Parts, execute};
 
 /// Messages that may wait for the transport. More than this, and the server does not read: the stream is given up.
 const OUTBOX_MESSAGES_MAX: usize = 1024;
-/// An ExecuteResponse may hold 128 KiB of what was printed.
+/// An `ExecuteResponse` may hold 128 KiB of what was printed.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const RECONNECT_PAUSE_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -69,7 +69,7 @@ enum Lease {
     Running {
         task: AbortHandle,
         /// The latest, said again to a new stream.
-        progress: Option<Progress>,
+        progress: Option<Box<Progress>>,
     },
     /// Not acknowledged.
     Finished(Box<Finished>),
@@ -290,7 +290,7 @@ impl Session {
         for lease in self.leases.values() {
             match lease {
                 Lease::Running { progress: Some(progress), .. } => {
-                    outbox.send(from_worker::Message::Progress(progress.clone()))?;
+                    outbox.send(from_worker::Message::Progress((**progress).clone()))?;
                 }
                 Lease::Running { progress: None, .. } => {}
                 Lease::Finished(finished) => {
@@ -343,7 +343,7 @@ impl Session {
 
     fn note(&mut self, said: &Progress) {
         if let Some(Lease::Running { progress, .. }) = self.leases.get_mut(&said.lease_id) {
-            *progress = Some(said.clone());
+            *progress = Some(Box::new(said.clone()));
         }
     }
 

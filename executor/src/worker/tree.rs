@@ -29,7 +29,7 @@ impl Directories {
     }
 
     /// Takes in a directory whose children were taken in before. Its lists may come in any order.
-    pub(crate) fn add(&mut self, mut directory: Directory, children: HashMap<String, Digest>) -> Digest {
+    pub(crate) fn add(&mut self, mut directory: Directory, children: &HashMap<String, Digest>) -> Digest {
         directory.files.sort_by(|one, other| one.name.cmp(&other.name));
         directory.directories.sort_by(|one, other| one.name.cmp(&other.name));
         directory.symlinks.sort_by(|one, other| one.name.cmp(&other.name));

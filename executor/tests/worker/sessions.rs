@@ -17,7 +17,7 @@ fn waiting(farm: &Farm, go: &std::path::Path) -> cask_index::Digest {
 async fn a_run_goes_on_without_a_stream_and_its_result_is_handed_in() {
     let mut farm = Farm::start().await;
     let go = farm.path().join("go");
-    let mut session = farm.session().await;
+    let session = farm.session().await;
     let action = waiting(&farm, &go);
     session.assign("one", action);
     farm.runner.wait_for(1).await;
@@ -50,7 +50,7 @@ async fn a_run_goes_on_without_a_stream_and_its_result_is_handed_in() {
 async fn what_the_server_does_not_count_on_is_ended() {
     let mut farm = Farm::start().await;
     let go = farm.path().join("never");
-    let mut session = farm.session().await;
+    let session = farm.session().await;
     let process_id = session.hello.process_id.clone();
     let action = waiting(&farm, &go);
     session.assign("one", action);
@@ -118,7 +118,7 @@ async fn a_drained_worker_finishes_and_ends() {
 async fn a_second_ask_ends_at_once() {
     let mut farm = Farm::start().await;
     let go = farm.path().join("never");
-    let mut session = farm.session().await;
+    let session = farm.session().await;
     session.assign("one", waiting(&farm, &go));
     farm.runner.wait_for(1).await;
     farm.asks.send(()).await.expect("the worker lives");

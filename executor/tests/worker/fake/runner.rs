@@ -110,16 +110,12 @@ impl Runner for FakeRunner {
             .kill_on_drop(true);
         let mut child = command.spawn()?;
         let timeout = options.timeout.map_or(Duration::MAX, |timeout| Duration::try_from(timeout).expect("positive"));
-        match tokio::time::timeout(timeout, child.wait()).await {
-            Ok(status) => {
-                let usage = prost_types::Any { type_url: "usage".to_owned(), value: vec![1] };
-                let exit_code = i64::from(status?.code().unwrap_or(255));
-                Ok(Response::new(RunResponse { exit_code, resource_usage: vec![usage] }))
-            }
-            Err(_) => {
-                child.kill().await?;
-                Err(Status::new(Code::DeadlineExceeded, "its time is over"))
-            }
-        }
+        let Ok(status) = tokio::time::timeout(timeout, child.wait()).await else {
+            child.kill().await?;
+            return Err(Status::new(Code::DeadlineExceeded, "its time is over"));
+        };
+        let usage = prost_types::Any { type_url: "usage".to_owned(), value: vec![1] };
+        let exit_code = i64::from(status?.code().unwrap_or(255));
+        Ok(Response::new(RunResponse { exit_code, resource_usage: vec![usage] }))
     }
 }

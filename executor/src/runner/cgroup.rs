@@ -21,6 +21,7 @@ pub(super) struct Cgroups {
 
 /// Of one run; 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "bounds are last in names")]
 pub(super) struct Limits {
     pub(super) memory_bytes_max: u64,
     pub(super) processes_max: u64,

@@ -12,6 +12,7 @@ use prost::Message;
 
 /// Everything a supervisor needs. Paths with "relative" in their description are so to `build_dir`, checked lexically before.
 #[derive(Clone, PartialEq, Message)]
+#[expect(clippy::struct_excessive_bools, reason = "a message, with the names of what may be asked for")]
 pub(super) struct Plan {
     #[prost(enumeration = "PlanLevel", tag = "1")]
     pub(super) level: i32,

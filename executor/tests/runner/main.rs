@@ -2,6 +2,8 @@
 //!
 //! A main of its own: this binary is also the supervisor of the runs it asks for, and some of its tests the runner that is killed.
 
+#![expect(clippy::assigning_clones, reason = "one assignment, no hot path")]
+
 mod bench;
 mod cases;
 mod rig;

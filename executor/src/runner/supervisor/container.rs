@@ -117,17 +117,16 @@ fn arguments(plan: &Plan, container: &ContainerPlan, id_file: &str) -> Vec<std::
     add(&["--volume", &format!("{input_root}:{input_root}")]);
     let working_directory = format!("{input_root}/{}", plan.working_directory);
     add(&["--workdir", working_directory.trim_end_matches('/')]);
-    match plan.own_id {
-        Some(id) => add(&["--user", &format!("{id}:{id}")]),
-        None => {
-            let user = rustix::process::getuid().as_raw();
-            let group = rustix::process::getgid().as_raw();
-            // Without root podman maps users; the one outside has to be the one inside to write its own folders.
-            if container.engine.rsplit('/').next().is_some_and(|name| name.contains("podman")) {
-                add(&["--userns", "keep-id"]);
-            }
-            add(&["--user", &format!("{user}:{group}")]);
+    if let Some(id) = plan.own_id {
+        add(&["--user", &format!("{id}:{id}")]);
+    } else {
+        let user = rustix::process::getuid().as_raw();
+        let group = rustix::process::getgid().as_raw();
+        // Without root podman maps users; the one outside has to be the one inside to write its own folders.
+        if container.engine.rsplit('/').next().is_some_and(|name| name.contains("podman")) {
+            add(&["--userns", "keep-id"]);
         }
+        add(&["--user", &format!("{user}:{group}")]);
     }
     if !plan.environment.contains_key("TMPDIR") {
         add(&["--env", "TMPDIR=/tmp"]);

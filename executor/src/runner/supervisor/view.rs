@@ -61,10 +61,7 @@ pub(super) fn make(plan: &Plan) -> Result<(), Trouble> {
         }
     }
     if plan.root_is_filesystem_root {
-        let mut name = from_folder(plan, &plan.input_root);
-        if name.is_empty() {
-            name = ".".to_owned();
-        }
+        let name = from_folder(plan, &plan.input_root);
         put_mount(&input_root, &name)?;
         rustix::process::chdir(name.as_str()).map_err(failed("enter the input root"))?;
         make_devices(devices)?;
@@ -184,9 +181,8 @@ fn make_folders(path: &str) -> Result<(), Trouble> {
     let ends = path.char_indices().skip(1).filter(|(_, c)| *c == '/').map(|(at, _)| at).chain([path.len()]);
     for end in ends {
         match rustix::fs::mkdir(&path[..end], Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            // Read-only, or not ours, where it exists: then the mount says what is wrong.
-            Err(Errno::ROFS | Errno::ACCESS) => {}
+            // Read-only, or not ours: where it exists none the worse, else the mount says what is wrong.
+            Ok(()) | Err(Errno::EXIST | Errno::ROFS | Errno::ACCESS) => {}
             Err(errno) => return Err(failed(format!("make {path}"))(errno)),
         }
     }

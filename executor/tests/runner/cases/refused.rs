@@ -17,11 +17,14 @@ pub(super) fn add(trials: &mut Trials) {
     trials.once("readiness_is_that_a_path_is_there", readiness_is_that_a_path_is_there);
 }
 
+/// What is wrong with it.
+type Change = fn(&mut Action);
+
 async fn requests_that_make_no_sense_are_refused(level: Level) {
     let rig = Rig::start(level).await;
     let outside = rig.dir.path().join("outside");
     fs::create_dir(&outside).expect("a folder");
-    let cases: [(&str, fn(&mut Action)); 18] = [
+    let cases: [(&str, Change); 18] = [
         ("no command", |action| action.request.arguments.clear()),
         ("an empty command", |action| action.request.arguments = vec![String::new()]),
         ("a zero byte in the command", |action| action.request.arguments.push("a\0b".to_owned())),
@@ -37,10 +40,10 @@ async fn requests_that_make_no_sense_are_refused(level: Level) {
         ("a working directory that is a file", |action| action.request.working_directory = "file".to_owned()),
         ("a working directory that is a link", |action| action.request.working_directory = "link".to_owned()),
         ("a file for stdout that is there", |action| {
-            action.request.stdout_path = action.request.input_root_directory.clone() + "/file"
+            action.request.stdout_path = action.request.input_root_directory.clone() + "/file";
         }),
         ("a file for stderr through a link", |action| {
-            action.request.stderr_path = action.request.input_root_directory.clone() + "/link/x"
+            action.request.stderr_path = action.request.input_root_directory.clone() + "/link/x";
         }),
         ("a temporary directory outside", |action| action.request.temporary_directory = "../outside".to_owned()),
         ("a timeout before now", |action| {

@@ -477,9 +477,8 @@ async fn j36_all_times_are_set_and_in_order_and_the_worker_is_named() {
     }
     assert!(metadata.virtual_execution_duration.is_some());
     // The cache keeps them.
-    let cached =
-        cache.get_action(&shell("cat in > out").input("in", Input::text("x")).outputs(&["out"]).packed().action);
-    assert_eq!(cached.await.expect("GetActionResult").execution_metadata.expect("metadata").worker, metadata.worker);
+    let cached = cache.get_action(&job.packed().action).await.expect("GetActionResult");
+    assert_eq!(cached.execution_metadata.expect("metadata").worker, metadata.worker);
 }
 
 #[tokio::test]

@@ -258,6 +258,11 @@ impl Farm {
         let _ = written.all().await;
     }
 
+    /// See [`Scheduler::reject`].
+    pub fn reject(&self, lease: LeaseId, reason: &str) {
+        self.call(|scheduler, now| scheduler.reject(now, lease, reason));
+    }
+
     /// See [`Scheduler::give_back`].
     pub fn give_back(&self, session: SessionId, lease: LeaseId, reason: &str) -> Result<(), NotYours> {
         self.call(|scheduler, now| scheduler.give_back(now, session, lease, reason))

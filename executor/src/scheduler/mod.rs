@@ -7,8 +7,8 @@
 //! ```text
 //!              assign                begin_finish            finish
 //!   Queued ───────────────▶ Leased ───────────────▶ Finishing ───────▶ Finished ──(retention)──▶ gone
-//!     ▲                        │ worker lost, or its fault: attempt + 1
-//!     └────────────────────────┘ (attempts used up: Finished, UNAVAILABLE)
+//!     ▲                        │ worker lost, or its fault │ reject: what it brought is no result
+//!     └────────────────────────┴───────────────────────────┘ attempt + 1 (attempts used up: Finished, UNAVAILABLE)
 //!   Queued, Leased ──last operation cancelled──▶ Finished, CANCELLED (a lease is told to stop)
 //! ```
 //!
@@ -191,6 +191,10 @@ pub struct Finishing {
     pub action: Digest,
     /// Not for the action cache.
     pub do_not_cache: bool,
+    /// When the first who wants it came: what its result says of that.
+    pub queued: SystemTime,
+    /// Whose result it is.
+    pub worker_name: Arc<str>,
 }
 
 /// Gives identifiers.

@@ -217,8 +217,23 @@ impl Scheduler {
         if matches!(task.state, State::Leased(..)) {
             task.state.begin_finish();
         }
+        let worker_name = task.run().expect("it is held").worker_name.clone();
         let instance = self.pools.get(task.pool).name.clone();
-        Ok(Finishing { instance, action: task.action, do_not_cache: task.do_not_cache })
+        let (action, do_not_cache, queued) = (task.action, task.do_not_cache, task.queued_wall);
+        Ok(Finishing { instance, action, do_not_cache, queued, worker_name })
+    }
+
+    /// What a worker said it finished is no result: another attempt, while there are some left. Nothing if the task ended meanwhile.
+    /// The worker, which may be another session by now, or none, is treated as in [`Scheduler::give_back`].
+    pub fn reject(&mut self, now: &Now, lease: LeaseId, reason: &str) {
+        let Some(slot) = self.leases.get(&lease).copied() else { return };
+        let State::Finishing(_, run) = &self.task(slot).state else { return };
+        let session = run.session;
+        self.registry.change(session, |worker| {
+            worker.leases.remove(&lease);
+            worker.is_resting = true;
+        });
+        self.lose(now, slot, reason, false);
     }
 
     /// The result is where it belongs: all operations of the task are done. Nothing if they were cancelled meanwhile.

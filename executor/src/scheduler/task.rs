@@ -176,10 +176,10 @@ impl State {
         lost_before
     }
 
-    /// Leased → Queued.
+    /// Leased, Finishing → Queued.
     pub(super) fn requeue(&mut self, lost: Option<Lost>) {
         self.replace(|state| match state {
-            Self::Leased(wanted, _) => Self::Queued(wanted, lost),
+            Self::Leased(wanted, _) | Self::Finishing(wanted, _) => Self::Queued(wanted, lost),
             other => panic!("only a leased task is queued again, not {other:?}"),
         });
     }

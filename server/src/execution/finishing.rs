@@ -61,8 +61,7 @@ impl Execution {
                 Err(Fault(reason)) => {
                     execution.shared.counts.run(Outcome::Returned);
                     tracing::warn!(event = "worker.result_refused", %lease, reason, "what a worker brought is not taken");
-                    // Gone meanwhile is as good.
-                    let _ = farm.give_back(session, lease, &reason);
+                    farm.reject(lease, &reason);
                 }
             }
             let acknowledgement = replies.acknowledgement(lease);
@@ -85,9 +84,14 @@ impl Execution {
         while response.server_logs.len() > SERVER_LOGS_MAX {
             response.server_logs.pop_last();
         }
-        let Some(result) = response.result.take() else {
+        let Some(mut result) = response.result.take() else {
             return if is_ok { Err(Fault("success without a result".to_owned())) } else { Ok(response) };
         };
+        let metadata = result.execution_metadata.get_or_insert_default();
+        metadata.queued_timestamp = Some(finishing.queued.into());
+        if metadata.worker.is_empty() {
+            finishing.worker_name.as_ref().clone_into(&mut metadata.worker);
+        }
         let cache = self.cache();
         let instance = match cache.instances().of_name(finishing.instance.clone()) {
             Ok(instance) => instance,

@@ -14,7 +14,6 @@ use bazel_remote_apis::google::longrunning::{
 use bazel_remote_apis::google::protobuf::Duration;
 use cask_proto::workers::Progress;
 use cask_proto::workers::from_worker::Message as FromWorkerMessage;
-use cask_proto::workers::to_worker::Message as ToWorkerMessage;
 use prost::Message;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -72,6 +71,8 @@ fn request(cache: &Cache, action: &Digest) -> ExecuteRequest {
 struct Running {
     stream: Streaming<Operation>,
     name: String,
+    /// What was said last.
+    last: Option<Operation>,
 }
 
 async fn execute(cache: &Cache, action: &Digest) -> Running {
@@ -86,39 +87,40 @@ async fn execute_with(cache: &Cache, request: ExecuteRequest) -> Result<Running,
 async fn wait(cache: &Cache, name: &str) -> Result<Running, Status> {
     let request = WaitExecutionRequest { name: name.to_owned() };
     let stream = within("WaitExecution", execution(cache).wait_execution(request)).await?.into_inner();
-    Ok(Running { stream, name: name.to_owned() })
+    Ok(Running { stream, name: name.to_owned(), last: None })
 }
 
 impl Running {
     async fn new(stream: Streaming<Operation>) -> Self {
-        let mut running = Self { stream, name: String::new() };
+        let mut running = Self { stream, name: String::new(), last: None };
         running.name = running.next().await.expect("the first message").name;
         running
     }
 
     async fn next(&mut self) -> Option<Operation> {
         let message = within("the next state", self.stream.message()).await.expect("the stream goes on");
-        message.inspect(check_form)
+        if let Some(message) = &message {
+            check_form(message);
+            assert!(self.last.as_ref().is_none_or(|last| !last.done), "nothing comes behind the final state");
+            self.last = Some(message.clone());
+        }
+        message
     }
 
-    /// Waits for a state of this stage.
+    /// Waits for a state of this stage; the present one may be of it.
     async fn stage(&mut self, wanted: Stage) -> Operation {
         loop {
-            let operation = self.next().await.expect("the stage comes");
-            if stage(&operation) == wanted {
-                return operation;
+            if let Some(last) = self.last.clone().filter(|last| stage(last) == wanted) {
+                return last;
             }
+            self.next().await.expect("the stage comes");
         }
     }
 
     /// The response, behind which the stream ends.
     async fn response(mut self) -> ExecuteResponse {
-        let mut last = None;
-        while let Some(operation) = self.next().await {
-            assert!(last.is_none_or(|last: Operation| !last.done), "nothing comes behind the final state");
-            last = Some(operation);
-        }
-        response(&last.expect("a final state"))
+        while self.next().await.is_some() {}
+        response(&self.last.expect("a final state"))
     }
 }
 
@@ -396,13 +398,10 @@ async fn a_result_with_outputs_that_are_not_there_is_run_again() {
     let mut ran = exited(0);
     ran.result.as_mut().expect("a result").stdout_digest = Some(our_digest(&absent_digest(3)));
     worker.finish(&first.lease_id, ran).await;
-    let second = loop {
-        match worker.next().await {
-            ToWorkerMessage::Assignment(assignment) => break assignment,
-            ToWorkerMessage::Acknowledged(acknowledged) => assert_eq!(acknowledged.lease_id, first.lease_id),
-            other => panic!("{other:?}"),
-        }
-    };
+    worker.acknowledged(&first.lease_id).await;
+    // Others come first until it says that it is well.
+    worker.heartbeat(&[]).await;
+    let second = worker.assignment().await;
     assert_ne!(first.lease_id, second.lease_id);
     assert_eq!(second.attempt, 1);
     worker.finish(&second.lease_id, exited(0)).await;
@@ -744,11 +743,8 @@ async fn a_restart_loses_nothing() {
     let (mut worker, welcome) = ScriptedWorker::join(&cache.channel, back).await;
     assert_eq!(welcome.kept_lease_ids, [lease.clone()], "the worker has run it all the time");
     worker.finish(&lease, exited(0)).await;
-    let mut next = worker.next().await;
-    if matches!(next, ToWorkerMessage::Acknowledged(_)) {
-        next = worker.next().await;
-    }
-    let ToWorkerMessage::Assignment(assignment) = next else { panic!("not an assignment: {next:?}") };
+    worker.acknowledged(&lease).await;
+    let assignment = worker.assignment().await;
     worker.finish(&assignment.lease_id, exited(0)).await;
     assert_eq!(code_of(&runs_again.response().await), Code::Ok);
     assert_eq!(code_of(&waits_again.response().await), Code::Ok);
@@ -777,7 +773,7 @@ async fn a_drain_lets_workers_and_waiting_clients_go_at_once() {
     let cache = Cache::connect(&server).await;
     let again = wait(&cache, &running.name).await.expect("WaitExecution");
     let back = cask_proto::workers::Hello { held_lease_ids: vec![lease.clone()], ..hello("w") };
-    let (mut worker, welcome) = ScriptedWorker::join(&cache.channel, back).await;
+    let (worker, welcome) = ScriptedWorker::join(&cache.channel, back).await;
     assert_eq!(welcome.kept_lease_ids, [lease.clone()]);
     worker.finish(&lease, exited(0)).await;
     assert_eq!(code_of(&again.response().await), Code::Ok);

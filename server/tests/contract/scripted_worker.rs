@@ -1,6 +1,8 @@
 //! A worker that runs nothing: the test says what it finishes, and when. Speaks `cask.worker.v1` through our own generated types, as
 //! there are no others.
 
+use std::collections::VecDeque;
+
 use bazel_remote_apis::build::bazel::remote::execution::v2 as oracle;
 use cask_proto::reapi::{self, ExecuteResponse, Platform, platform::Property};
 use cask_proto::workers::from_worker::Message as FromWorkerMessage;
@@ -19,6 +21,8 @@ use crate::support::within;
 pub(crate) struct ScriptedWorker {
     sender: Option<mpsc::Sender<FromWorker>>,
     said: Streaming<ToWorker>,
+    /// Said before what was waited for.
+    earlier: VecDeque<ToWorkerMessage>,
 }
 
 /// What a worker says first, where the test does not care.
@@ -55,7 +59,7 @@ impl ScriptedWorker {
         let mut client = WorkersClient::new(channel.clone());
         let said =
             within("a session", client.session(ReceiverStream::new(receiver))).await.expect("Session").into_inner();
-        Self { sender: Some(sender), said }
+        Self { sender: Some(sender), said, earlier: VecDeque::new() }
     }
 
     pub(crate) async fn say(&self, message: FromWorkerMessage) {
@@ -84,6 +88,13 @@ impl ScriptedWorker {
 
     /// What the server says next; the end of the stream fails the test.
     pub(crate) async fn next(&mut self) -> ToWorkerMessage {
+        match self.earlier.pop_front() {
+            Some(message) => message,
+            None => self.next_said().await,
+        }
+    }
+
+    async fn next_said(&mut self) -> ToWorkerMessage {
         let next = self.answer().await.expect("the session lives").expect("the session goes on");
         next.message.expect("a message with content")
     }
@@ -101,11 +112,17 @@ impl ScriptedWorker {
         }
     }
 
-    /// The next message, which has to acknowledge a lease.
+    /// Waits until a lease is acknowledged. The next action may come before: a result is told to those who wait for it first, then
+    /// it is made to last, and then the worker may forget it.
     pub(crate) async fn acknowledged(&mut self, lease: &str) {
-        match self.next().await {
-            ToWorkerMessage::Acknowledged(acknowledged) => assert_eq!(acknowledged.lease_id, lease),
-            other => panic!("not an acknowledgement: {other:?}"),
+        loop {
+            match self.next_said().await {
+                ToWorkerMessage::Acknowledged(acknowledged) if acknowledged.lease_id == lease => return,
+                message @ (ToWorkerMessage::Assignment(_) | ToWorkerMessage::Acknowledged(_)) => {
+                    self.earlier.push_back(message);
+                }
+                other => panic!("not an acknowledgement: {other:?}"),
+            }
         }
     }
 

@@ -131,11 +131,7 @@ impl Scheduler {
         if !self.hear(now, session) {
             return;
         }
-        self.registry.change(session, |worker| {
-            // Until it is known what it has: then what waits comes first by its turn.
-            worker.is_resting = true;
-            worker.leases.values_mut().for_each(|held| held.missed += 1);
-        });
+        self.registry.change(session, |worker| worker.leases.values_mut().for_each(|held| held.missed += 1));
         for lease in leases {
             let is_held = self
                 .registry
@@ -152,6 +148,10 @@ impl Scheduler {
             let missed = worker.leases.iter().filter(|(_, held)| held.missed >= MISSED_MAX);
             missed.map(|(lease, held)| (*lease, held.slot)).collect()
         });
+        if !missed.is_empty() {
+            // Nothing new before all that it does not have waits: then the next is the next by its turn.
+            self.registry.change(session, |worker| worker.is_resting = true);
+        }
         for (lease, slot) in missed {
             if matches!(self.task(slot).state, State::Leased(..)) {
                 self.registry.change(session, |worker| worker.leases.remove(&lease));

@@ -17,6 +17,7 @@ use tonic::Status;
 use super::Execution;
 use super::input_tree::{self, TreeBounds, TreeFault};
 use super::missing::MissingBlobs;
+use super::shortened::shortened;
 use crate::access::instances::Instance;
 use crate::cache::{ActionError, InlineOptions};
 use crate::status::{Answer, answer_of};
@@ -155,11 +156,7 @@ impl Execution {
 
 /// A client's words about itself, cut where they are too long to be kept.
 fn bounded(mut metadata: reapi::RequestMetadata) -> reapi::RequestMetadata {
-    let cut = |text: &mut String| {
-        let end = text.floor_char_boundary(METADATA_FIELD_BYTES_MAX);
-        text.truncate(end);
-        text.shrink_to_fit();
-    };
+    let cut = |text: &mut String| *text = shortened(std::mem::take(text), METADATA_FIELD_BYTES_MAX);
     if let Some(tool) = &mut metadata.tool_details {
         cut(&mut tool.tool_name);
         cut(&mut tool.tool_version);

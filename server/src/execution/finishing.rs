@@ -17,6 +17,7 @@ use tonic::Code;
 
 use super::Execution;
 use super::counts::Outcome;
+use super::shortened::shortened;
 use crate::cache::ActionError;
 
 /// Bytes of what a worker says in words.
@@ -42,7 +43,7 @@ impl Execution {
         let response = said.response.unwrap_or_default();
         if said.worker_fault {
             let reason = response.status.map_or(response.message, |status| status.message);
-            return Some(match farm.give_back(session, lease, &shortened(reason)) {
+            return Some(match farm.give_back(session, lease, &shortened(reason, MESSAGE_BYTES_MAX)) {
                 Ok(()) => {
                     self.shared.counts.run(Outcome::Returned);
                     replies.acknowledgement(lease)
@@ -77,9 +78,9 @@ impl Execution {
         mut response: reapi::ExecuteResponse,
     ) -> Result<reapi::ExecuteResponse, Fault> {
         response.cached_result = false;
-        response.message = shortened(response.message);
+        response.message = shortened(response.message, MESSAGE_BYTES_MAX);
         let status = response.status.get_or_insert_default();
-        status.message = shortened(std::mem::take(&mut status.message));
+        status.message = shortened(std::mem::take(&mut status.message), MESSAGE_BYTES_MAX);
         let is_ok = status.code == Code::Ok as i32;
         while response.server_logs.len() > SERVER_LOGS_MAX {
             response.server_logs.pop_last();
@@ -124,10 +125,4 @@ impl Execution {
 fn failed(code: Code, message: String) -> reapi::ExecuteResponse {
     let status = rpc::Status { code: code as i32, message, details: Vec::new() };
     reapi::ExecuteResponse { status: Some(status), ..Default::default() }
-}
-
-fn shortened(mut text: String) -> String {
-    let end = text.floor_char_boundary(MESSAGE_BYTES_MAX);
-    text.truncate(end);
-    text
 }

@@ -19,6 +19,7 @@ use crate::cache::Cache;
 
 /// What is walked and made at most.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "bounds are named as such")]
 pub(super) struct TreeBounds {
     /// Directories that differ.
     pub(super) directories_max: usize,
@@ -48,7 +49,7 @@ impl Default for TreeBounds {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TreeFault {
     #[error("the input directory {0}: {1}")]
-    Directory(Digest, ActionFault),
+    Directory(Digest, Box<ActionFault>),
     #[error("the input has more than {limit} {what}")]
     TooLarge { what: &'static str, limit: u64 },
     #[error(transparent)]
@@ -81,7 +82,9 @@ pub(super) async fn check(
             .checked_sub(digest.size_bytes())
             .ok_or(TreeFault::TooLarge { what: "bytes of directories", limit: bounds.bytes_max })?;
         let directory = match cache.read_whole(&digest, bounds.directory_bytes_max).await {
-            Ok(bytes) => CheckedDirectory::decode(rule, bytes).map_err(|fault| TreeFault::Directory(digest, fault))?,
+            Ok(bytes) => {
+                CheckedDirectory::decode(rule, bytes).map_err(|fault| TreeFault::Directory(digest, Box::new(fault)))?
+            }
             // Found corrupt is as absent: a client that has it sends it again.
             Err(EngineError::NotFound | EngineError::DataLoss(_)) => {
                 missing.add(&digest);

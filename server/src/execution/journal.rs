@@ -159,6 +159,7 @@ fn key(text: &str) -> Digest {
     Hasher::digest(DigestFunction::Sha256, text.as_bytes()).with_size_bytes(0)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err, which hands it over")]
 fn store_error(error: EngineError) -> QueueStoreError {
     let retry_after = match &error {
         EngineError::Full { retry_after, .. } => Some(*retry_after),

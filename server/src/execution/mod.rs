@@ -16,6 +16,7 @@ mod journal;
 mod missing;
 pub(crate) mod operation;
 mod settings;
+mod shortened;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -27,6 +27,9 @@ use crate::status::{self, Answer};
 /// Clients and proxies take a stream that says nothing for a minute for dead.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// What an answer with outputs inside takes, as far as can be told before.
+const INLINE_ROOM_BYTES: usize = 1 << 20;
+
 pub(crate) fn server(execution: Execution) -> ExecutionServer<ExecutionService> {
     ExecutionServer::new(ExecutionService { execution })
 }
@@ -122,7 +125,7 @@ struct Follower {
     readiness: watch::Receiver<Readiness>,
     told: Told,
     /// Of the message handed out last.
-    _room: Option<AnswerPermit>,
+    room: Option<AnswerPermit>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,7 +138,7 @@ enum Told {
 /// The states of an operation, the present one first, up to the final one.
 fn follow(execution: Execution, watch: Watch, inline: InlineOptions) -> OperationStream {
     let readiness = execution.readiness();
-    let follower = Follower { execution, watch, inline, readiness, told: Told::Nothing, _room: None };
+    let follower = Follower { execution, watch, inline, readiness, told: Told::Nothing, room: None };
     Box::pin(stream::unfold(follower, |mut follower| async move {
         let message = follower.next().await?;
         Some((message, follower))
@@ -169,13 +172,10 @@ impl Follower {
             // Up to a whole message of outputs, until the client has taken it.
             let limit_bytes = self.execution.cache().limits().response_size_bytes_max;
             match self.execution.cache().answer_room(limit_bytes.min(INLINE_ROOM_BYTES)).await {
-                Ok(room) => self._room = Some(room),
+                Ok(room) => self.room = Some(room),
                 Err(_) => self.inline = InlineOptions::default(),
             }
         }
         Some(Ok(operation::message(self.execution.cache(), view, &self.inline).await))
     }
 }
-
-/// What an answer with outputs inside takes, as far as can be told before.
-const INLINE_ROOM_BYTES: usize = 1 << 20;

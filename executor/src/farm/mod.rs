@@ -235,6 +235,11 @@ impl Farm {
         self.call(|scheduler, now| scheduler.drain(now, session));
     }
 
+    /// See [`Scheduler::undrain`].
+    pub fn undrain_worker(&self, session: SessionId) {
+        self.call(|scheduler, now| scheduler.undrain(now, session));
+    }
+
     /// See [`Scheduler::progress`].
     pub fn progress(&self, session: SessionId, progress: workers::Progress) -> Result<(), NotYours> {
         self.call(|scheduler, now| scheduler.progress(now, session, progress))

@@ -174,10 +174,19 @@ impl Scheduler {
         heard == Some(true)
     }
 
-    /// A worker asks for no more, or an operator wants it to get no more. It stays so for the life of its process.
+    /// A worker asks for no more, or an operator wants it to get no more. It stays so for the life of its process, or until
+    /// [`Scheduler::undrain`].
     pub fn drain(&mut self, now: &Now, session: SessionId) {
         self.registry.change(session, |worker| worker.is_draining = true);
         self.set_present(now, session, false);
+    }
+
+    /// A worker that was draining takes work again: a bot that is well again. Workers of ours never ask for it.
+    pub fn undrain(&mut self, now: &Now, session: SessionId) {
+        if self.registry.change(session, |worker| std::mem::take(&mut worker.is_draining)) == Some(true) {
+            self.set_present(now, session, true);
+            self.fill(session);
+        }
     }
 
     /// What a worker said of a run that goes on.

@@ -103,9 +103,8 @@ impl BotSessions {
             execution: execution.clone(),
             farm: farm.clone(),
             bot: Arc::clone(&session),
-            farm_session: farm.join(hello.clone()),
+            farm_session: None,
             hello,
-            takes_leases: true,
         };
         let sessions = Arc::clone(self);
         tokio::spawn(async move {
@@ -184,9 +183,8 @@ struct Speaker {
     farm: Farm,
     bot: Arc<BotSession>,
     hello: WorkerHello,
-    farm_session: Session,
-    /// Whether the farm gives it any.
-    takes_leases: bool,
+    /// Once the bot has been well: before, it has nothing and is given nothing.
+    farm_session: Option<Session>,
 }
 
 impl Speaker {
@@ -196,7 +194,7 @@ impl Speaker {
         let mut readiness = self.execution.readiness();
         loop {
             tokio::select! {
-                message = self.farm_session.next() => match message {
+                message = next(self.farm_session.as_mut()) => match message {
                     Some(message) => self.hear(message).await,
                     None => return,
                 },
@@ -207,8 +205,9 @@ impl Speaker {
                         tracing::info!(event = "bot.expired", bot = self.bot.bot_id, "a bot was silent for too long");
                         return;
                     }
-                    let live: Vec<LeaseId> = self.live();
-                    self.farm.heartbeat(self.farm_session.id(), &live);
+                    if let Some(session) = &self.farm_session {
+                        self.farm.heartbeat(session.id(), &self.live());
+                    }
                 }
                 () = draining(&mut readiness) => return,
             }
@@ -248,7 +247,7 @@ impl Speaker {
             }
             Err(reason) => {
                 // It was there a moment ago, when it was queued; another attempt says what is missing.
-                let _ = self.farm.give_back(self.farm_session.id(), lease_id, &reason);
+                self.give_back(lease_id, &reason);
             }
         }
     }
@@ -276,7 +275,9 @@ impl Speaker {
                     ..workers::Progress::default()
                 };
                 // Cancelled meanwhile, of which the bot is told.
-                let _ = self.farm.progress(self.farm_session.id(), progress);
+                if let Some(session) = &self.farm_session {
+                    let _ = self.farm.progress(session.id(), progress);
+                }
             }
             Command::Happened(happened) => {
                 for event in happened {
@@ -286,18 +287,18 @@ impl Speaker {
         }
     }
 
-    /// A bot that is not well gets nothing new. The farm knows only workers that drain for good, so one that is well again is
-    /// a new session of the same worker.
+    /// A bot that is not well gets nothing new.
     fn take_leases(&mut self, takes_leases: bool) {
-        if takes_leases == self.takes_leases {
-            return;
-        }
-        self.takes_leases = takes_leases;
-        if takes_leases {
-            let hello = WorkerHello { held: self.live(), ..self.hello.clone() };
-            self.farm_session = self.farm.join(hello);
-        } else {
-            self.farm.drain_worker(self.farm_session.id());
+        match &self.farm_session {
+            Some(session) if takes_leases => self.farm.undrain_worker(session.id()),
+            Some(session) => self.farm.drain_worker(session.id()),
+            None if takes_leases => {
+                let session = self.farm.join(self.hello.clone());
+                // The bot's session of before may have ended unwell.
+                self.farm.undrain_worker(session.id());
+                self.farm_session = Some(session);
+            }
+            None => {}
         }
     }
 
@@ -306,16 +307,33 @@ impl Speaker {
             Happened::Started { .. } => {}
             Happened::Dropped { lease } => {
                 if let Ok(lease) = LeaseId::parse(&lease) {
-                    let _ = self.farm.give_back(self.farm_session.id(), lease, "the bot does not know it any more");
+                    self.give_back(lease, "the bot does not know it any more");
                 }
             }
             Happened::Finished { lease, status, result } => {
                 let Ok(lease) = LeaseId::parse(&lease) else { return };
                 let finished = finished(lease, &self.hello.name, status, result);
                 // The bot has forgotten it already; an acknowledgement is for nobody.
-                drop(self.execution.take_finished(&self.farm, &self.farm_session, lease, finished));
+                if let Some(session) = &self.farm_session {
+                    drop(self.execution.take_finished(&self.farm, session, lease, finished));
+                }
             }
         }
+    }
+
+    /// Nothing if it was cancelled meanwhile.
+    fn give_back(&self, lease: LeaseId, reason: &str) {
+        if let Some(session) = &self.farm_session {
+            let _ = self.farm.give_back(session.id(), lease, reason);
+        }
+    }
+}
+
+/// What the farm says; for ever nothing, before there is a session. Cancel-safe.
+async fn next(session: Option<&mut Session>) -> Option<workers::ToWorker> {
+    match session {
+        Some(session) => session.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The worker's stream: leases outlive it.
 
-use cask_executor::worker::Ended;
+use cask_executor::worker::{Ended, RunnerCommand, RunnerSource};
 use cask_proto::workers::from_worker::Message;
 
 use crate::fake::{Farm, Root, sh, soon};
@@ -158,4 +158,28 @@ async fn two_workers_do_not_share_a_folder() {
     let (_asks, asked) = tokio::sync::mpsc::channel(1);
     let second = cask_executor::worker::run(farm.options.clone(), asked, || {}).await;
     assert!(second.expect_err("the folder is in use").to_string().contains("another worker"));
+}
+
+/// Waiting for a child closed its input, which told it to end: a worker started a runner twice a second, and each lost what it ran.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runner_that_the_worker_started_lives_as_long_as_the_worker() {
+    let notes = tempfile::tempdir().expect("a folder");
+    let notes = notes.path().join("notes");
+    let script = format!("echo started >>{0}; echo level sandbox; cat; echo ended >>{0}", notes.display());
+    let mut farm = Farm::start_with(|options| {
+        // The test's own runner listens; the child only lives.
+        let RunnerSource::Address(address) = options.runner.clone() else { panic!("set by the farm") };
+        let arguments = vec!["-c".into(), script.into()];
+        let command = RunnerCommand { program: "/bin/sh".into(), arguments };
+        options.runner = RunnerSource::Child { command, address };
+    })
+    .await;
+    let mut session = farm.session().await;
+    let platform = &session.hello.platforms[0];
+    assert!(platform.properties.iter().any(|property| property.name == "unixUID" && property.value == "*"));
+    let action = farm.action(&sh("sleep 0.3"), Root::default().put(&farm.server));
+    session.execute(action).await;
+    assert_eq!(std::fs::read_to_string(&notes).expect("notes"), "started\n");
+    farm.asks.send(()).await.expect("the worker lives");
+    assert_eq!(soon(farm.worker).await.expect("no panic").expect("no error"), Ended::Drained);
 }

@@ -88,6 +88,25 @@ impl RemoteCache {
         Self { tag: RequestTag::of(metadata), ..self.clone() }
     }
 
+    /// The same client, whose calls belong together as one run of a tool: a server is fair between such.
+    #[must_use]
+    pub fn as_invocation_of(&self, tool_name: &str, tool_version: &str) -> Self {
+        self.on_behalf_of(&reapi::RequestMetadata {
+            tool_details: Some(reapi::ToolDetails {
+                tool_name: tool_name.to_owned(),
+                tool_version: tool_version.to_owned(),
+            }),
+            tool_invocation_id: uuid::Uuid::new_v4().to_string(),
+            ..Default::default()
+        })
+    }
+
+    /// The same client with another patience.
+    #[must_use]
+    pub fn with_retry(&self, retry: RetryPolicy) -> Self {
+        Self { retry, ..self.clone() }
+    }
+
     /// What the cache says of itself.
     pub async fn capabilities(&self) -> Result<reapi::ServerCapabilities, ClientError> {
         let what = || format!("instance `{}`", self.instance);

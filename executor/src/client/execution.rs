@@ -30,11 +30,12 @@ use cask_proto::{
 use futures_util::future::BoxFuture;
 use prost::Message as _;
 use tokio::time::{Instant, Sleep};
-use tonic::{Code, Response, Status, Streaming, transport::Channel};
+use tonic::{Code, Response, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use super::{
     ANSWER_BYTES_MAX, RemoteCache,
+    request_tag::TaggedChannel,
     retry::{Attempts, is_passing, told_delay, unary},
 };
 use crate::ClientError;
@@ -213,7 +214,7 @@ impl Execution {
                 cache.retry,
                 || what.clone(),
                 || {
-                    let (mut client, request) = (OperationsClient::new(cache.channel.clone()), request.clone());
+                    let (mut client, request) = (OperationsClient::new(cache.tagged()), request.clone());
                     async move { client.cancel_operation(request).await }
                 },
             );
@@ -226,8 +227,8 @@ impl Execution {
     }
 
     fn open(&self) -> BoxFuture<'static, Result<Response<Operations>, Status>> {
-        let mut client: ExecutionClient<Channel> =
-            ExecutionClient::new(self.cache.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let mut client: ExecutionClient<TaggedChannel> =
+            ExecutionClient::new(self.cache.tagged()).max_decoding_message_size(ANSWER_BYTES_MAX);
         if self.state.name.is_empty() {
             let request = self.request.clone();
             Box::pin(async move { client.execute(request).await })

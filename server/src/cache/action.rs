@@ -78,7 +78,7 @@ impl Cache {
         action: &Digest,
         result: ActionResult,
     ) -> Result<ActionResult, ActionError> {
-        let prepared = self.prepare_result(action, result).await?;
+        let prepared = self.prepare_result(action, result, ResultOrigin::Client).await?;
         self.put_prepared(instance, action, &prepared).await?;
         Ok(prepared.result)
     }
@@ -88,9 +88,10 @@ impl Cache {
         &self,
         action: &Digest,
         mut result: ActionResult,
+        origin: ResultOrigin,
     ) -> Result<PreparedResult, ActionError> {
         let rule = DigestRule::like(action);
-        validate(rule, &result)?;
+        validate(rule, &result, origin)?;
         self.store_inlined(action, &mut result).await?;
         result
             .execution_metadata
@@ -313,9 +314,9 @@ fn decode_entry(mut value: Bytes) -> Option<(ActionResult, bool)> {
 }
 
 /// What can be said against a result without looking at the store.
-fn validate(rule: DigestRule, result: &ActionResult) -> Result<(), ActionError> {
+fn validate(rule: DigestRule, result: &ActionResult, origin: ResultOrigin) -> Result<(), ActionError> {
     for file in &result.output_files {
-        check_path("output file", &file.path, PathMayBeEmpty::No)?;
+        check_path("output file", &file.path, PathMayBeEmpty::No, origin)?;
         // Contents without a digest get theirs; see `store_inlined`.
         if file.contents.is_empty() || file.digest.is_some() {
             rule.from_wire_field("output_files.digest", file.digest.as_ref())?;
@@ -323,7 +324,7 @@ fn validate(rule: DigestRule, result: &ActionResult) -> Result<(), ActionError> 
     }
     for directory in &result.output_directories {
         // The working directory itself may be an output.
-        check_path("output directory", &directory.path, PathMayBeEmpty::Yes)?;
+        check_path("output directory", &directory.path, PathMayBeEmpty::Yes, origin)?;
         if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
             return Err(ActionError::Invalid(format!("output directory `{}` has no digest", directory.path)));
         }
@@ -333,7 +334,7 @@ fn validate(rule: DigestRule, result: &ActionResult) -> Result<(), ActionError> 
     }
     let symlinks = [&result.output_symlinks, &result.output_file_symlinks, &result.output_directory_symlinks];
     for symlink in symlinks.into_iter().flatten() {
-        check_path("output symlink", &symlink.path, PathMayBeEmpty::No)?;
+        check_path("output symlink", &symlink.path, PathMayBeEmpty::No, origin)?;
     }
     for digest in [&result.stdout_digest, &result.stderr_digest].into_iter().flatten() {
         rule.from_wire(digest)?;
@@ -347,13 +348,28 @@ enum PathMayBeEmpty {
     No,
 }
 
-/// Output paths are relative and stay below the working directory: a client joins them to its own output folder.
-fn check_path(kind: &'static str, path: &str, may_be_empty: PathMayBeEmpty) -> Result<(), ActionError> {
+/// Who made a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResultOrigin {
+    /// A client, of which nothing is known.
+    Client,
+    /// A run of an action whose command was checked: outputs are called what the client called them, and it may have asked for
+    /// one beside its working directory. None is outside of the input root.
+    Run,
+}
+
+/// Output paths are relative, and of a client's own result below the working directory: others join them to their output folders.
+fn check_path(
+    kind: &'static str,
+    path: &str,
+    may_be_empty: PathMayBeEmpty,
+    origin: ResultOrigin,
+) -> Result<(), ActionError> {
     let fault = if path.is_empty() && may_be_empty == PathMayBeEmpty::No {
         "is empty"
     } else if path.starts_with('/') {
         "is absolute"
-    } else if path.split('/').any(|segment| segment == "..") {
+    } else if origin == ResultOrigin::Client && path.split('/').any(|segment| segment == "..") {
         "contains `..`"
     } else if path.contains('\0') {
         "contains a NUL"
@@ -409,7 +425,7 @@ mod tests {
             symlinks,
             inlined,
         ] {
-            validate(rule(), &result).unwrap_or_else(|error| panic!("{result:?}: {error}"));
+            validate(rule(), &result, ResultOrigin::Client).unwrap_or_else(|error| panic!("{result:?}: {error}"));
         }
     }
 
@@ -433,8 +449,11 @@ mod tests {
             (deprecated, "is absolute"),
             (ActionResult { stdout_digest: bad_hash, ..ActionResult::default() }, "hexadecimal"),
         ] {
-            let error = validate(rule(), &result).unwrap_err().to_string();
+            let error = validate(rule(), &result, ResultOrigin::Client).unwrap_err().to_string();
             assert!(error.contains(text), "{result:?}: {error}");
+            // What a run made may lie beside its working directory; the rest is wrong of it too.
+            let of_a_run = validate(rule(), &result, ResultOrigin::Run);
+            assert_eq!(of_a_run.is_ok(), text == "contains `..`", "{result:?}");
         }
     }
 

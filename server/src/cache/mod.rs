@@ -23,7 +23,7 @@ use cask_proto::Compressor;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 
-pub(crate) use self::action::{ActionError, InlineOptions};
+pub(crate) use self::action::{ActionError, InlineOptions, ResultOrigin};
 pub(crate) use self::chunking::{
     ChunkList, ChunkMapping, ChunkingError, ChunkingFunction, FAST_CDC_AVERAGE_BYTES, REP_MAX_CDC_HORIZON_BYTES,
     REP_MAX_CDC_MIN_BYTES,

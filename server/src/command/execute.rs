@@ -40,6 +40,7 @@ pub(crate) struct ExecuteArguments {
 pub(super) fn run(arguments: ExecuteArguments) -> Result<(), Failure> {
     let ExecuteArguments { remote, action: DigestArgument(action), output_dir, policy } = arguments;
     let done = remote.run(async |cache| {
+        let cache = watch::client(&cache);
         let watched = watch(&cache, cache.execute(action, &policy.into()), None).await?;
         if let Some(folder) = output_dir {
             let working_directory = working_directory(&cache, action).await?;

@@ -103,6 +103,7 @@ pub(super) fn run(arguments: RunArguments) -> Result<(), Failure> {
     let Wish { command, action } = Wish::of(&arguments).map_err(watch::as_not_run)?;
     let RunArguments { remote, input, output_dir, policy, .. } = arguments;
     let done = remote.run(async |cache| {
+        let cache = watch::client(&cache);
         // Hashing would keep this thread from answering the server.
         let read = tokio::task::spawn_blocking(move || {
             input.map_or_else(|| Ok(InputTree::empty()), |dir| InputTree::read(&dir))

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cask_executor::ClientError;
-use cask_executor::client::{Execution, ExecutionEvent, InputTree, LogReader, OperationState, RemoteCache, Stage};
+use cask_executor::client::{Execution, ExecutionEvent, InputTree, LogReader, OperationState, RemoteCache, RetryPolicy, Stage};
 use cask_index::{Digest, DigestFunction};
 use cask_proto::GRPC_CODES;
 use cask_proto::digest::FunctionRule;
@@ -35,6 +35,9 @@ took longer than its timeout, 125 it was not run or not to an end, 130 and 143 i
 
 /// How long a log may go on when the execution has ended: it is finished before the result is there, where all is well.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
+/// A restart of the server takes a while, and what it was asked goes on after it: half a minute.
+const RETRY: RetryPolicy =
+    RetryPolicy { attempts_max: 12, delay_first: Duration::from_millis(100), delay_max: Duration::from_secs(5) };
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All but codes that are the command's own become [`EXIT_NOT_RUN`].
@@ -43,6 +46,11 @@ pub(super) fn as_not_run(failure: Failure) -> Failure {
         Failure::Usage(sentence) | Failure::Run(sentence) => Failure::Exit(EXIT_NOT_RUN, Some(sentence)),
         exit @ Failure::Exit(..) => exit,
     }
+}
+
+/// The client of one run of ours: patient, and an invocation of its own.
+pub(super) fn client(cache: &RemoteCache) -> RemoteCache {
+    cache.with_retry(RETRY).as_invocation_of("cask", env!("CARGO_PKG_VERSION"))
 }
 
 /// Executes to the end, with its output shown. `inputs` are uploaded where the server finds them missing.

@@ -18,7 +18,7 @@ use tonic::Code;
 use super::Execution;
 use super::counts::Outcome;
 use super::shortened::shortened;
-use crate::cache::ActionError;
+use crate::cache::{ActionError, ResultOrigin};
 
 /// Bytes of what a worker says in words.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -100,7 +100,7 @@ impl Execution {
             Err(error) => return Ok(failed(Code::FailedPrecondition, error.to_string())),
         };
         let action = instance.within(finishing.action);
-        let prepared = match cache.prepare_result(&action, result).await {
+        let prepared = match cache.prepare_result(&action, result, ResultOrigin::Run).await {
             Ok(prepared) => prepared,
             Err(ActionError::Invalid(reason)) => return Err(Fault(reason)),
             Err(ActionError::Engine(error @ EngineError::TooLarge { .. })) => {

@@ -5,6 +5,7 @@ mod failures;
 mod fsck;
 mod precedence;
 mod round_trip;
+mod running;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

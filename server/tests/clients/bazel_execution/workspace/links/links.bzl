@@ -7,8 +7,8 @@ def _linked_tree_impl(ctx):
         arguments = [directory.path],
         command = """
             set -eu
+            mkdir -p "$1/deep/deeper"
             cd "$1"
-            mkdir -p deep/deeper
             echo bottom > deep/deeper/file.txt
             ln -s deep/deeper/file.txt down.txt
             ln -s ../../down.txt deep/deeper/up_and_down.txt

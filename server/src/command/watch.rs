@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cask_executor::ClientError;
-use cask_executor::client::{Execution, ExecutionEvent, InputTree, LogReader, OperationState, RemoteCache, RetryPolicy, Stage};
+use cask_executor::client::{
+    Execution, ExecutionEvent, InputTree, LogReader, OperationState, RemoteCache, RetryPolicy, Stage,
+};
 use cask_index::{Digest, DigestFunction};
 use cask_proto::GRPC_CODES;
 use cask_proto::digest::FunctionRule;

@@ -37,10 +37,17 @@ const COMMANDS_MAX: usize = 16;
 
 const ACTION_TYPE_URL: &str = "type.googleapis.com/build.bazel.remote.execution.v2.Action";
 
-/// All bots' sessions, by name.
+/// All bots' sessions.
 #[derive(Default)]
 pub(crate) struct BotSessions {
-    by_name: Mutex<HashMap<String, Arc<BotSession>>>,
+    listed: Mutex<Listed>,
+}
+
+#[derive(Default)]
+struct Listed {
+    by_name: HashMap<String, Arc<BotSession>>,
+    /// The one session of each bot, by what its process is called.
+    of_bot: HashMap<String, String>,
 }
 
 /// A bot's session.
@@ -52,6 +59,8 @@ pub(crate) struct BotSession {
     expires: Mutex<Instant>,
     /// Told when the bot has something to hear.
     news: Notify,
+    /// Told when another session of the bot takes its place.
+    superseded: Notify,
     commands: mpsc::Sender<Command>,
 }
 
@@ -90,14 +99,20 @@ impl BotSessions {
             leases: Mutex::default(),
             expires: Mutex::new(Instant::now() + execution.settings().bot_timeout),
             news: Notify::new(),
+            superseded: Notify::new(),
             commands,
         });
+        let process_id = hello.process_id.clone();
         {
-            let mut by_name = self.by_name.lock();
-            if by_name.len() >= SESSIONS_MAX {
+            let mut listed = self.listed.lock();
+            if listed.by_name.len() >= SESSIONS_MAX {
                 return Err(BotError::TooMany);
             }
-            by_name.insert(name.clone(), Arc::clone(&session));
+            listed.by_name.insert(name.clone(), Arc::clone(&session));
+            let before = listed.of_bot.insert(process_id.clone(), name.clone());
+            if let Some(before) = before.and_then(|before| listed.by_name.remove(&before)) {
+                before.superseded.notify_one();
+            }
         }
         let speaker = Speaker {
             execution: execution.clone(),
@@ -108,10 +123,14 @@ impl BotSessions {
         };
         let sessions = Arc::clone(self);
         tokio::spawn(async move {
+            let bot = Arc::clone(&speaker.bot);
             speaker.run(takes_leases, commands_receiver).await;
-            if let Some(session) = sessions.by_name.lock().remove(&name) {
-                // Whoever polls hears that it is over.
-                session.news.notify_waiters();
+            // Whoever polls hears that it is over: nobody takes commands any more.
+            bot.news.notify_waiters();
+            let mut listed = sessions.listed.lock();
+            listed.by_name.remove(&name);
+            if listed.of_bot.get(&process_id) == Some(&name) {
+                listed.of_bot.remove(&process_id);
             }
         });
         Ok(session)
@@ -119,7 +138,7 @@ impl BotSessions {
 
     /// The session of that name.
     pub(crate) fn get(&self, name: &str) -> Result<Arc<BotSession>, BotError> {
-        self.by_name.lock().get(name).cloned().ok_or(BotError::Closed)
+        self.listed.lock().by_name.get(name).cloned().ok_or(BotError::Closed)
     }
 }
 
@@ -209,6 +228,7 @@ impl Speaker {
                         self.farm.heartbeat(session.id(), &self.live());
                     }
                 }
+                () = self.bot.superseded.notified() => return,
                 () = draining(&mut readiness) => return,
             }
         }

@@ -65,7 +65,7 @@ impl BotLeases {
         self.by_id.insert(lease, Held::Active);
     }
 
-    /// The scheduler takes a lease back. One that the bot never heard of is gone at once.
+    /// The scheduler takes a lease back. The bot is told, whether it has heard of it or not.
     pub fn cancel(&mut self, lease: &str) {
         if let Some(held) = self.by_id.get_mut(lease) {
             *held = Held::Cancelled;
@@ -84,7 +84,6 @@ impl BotLeases {
                 Some(Held::Cancelled) if is_over => {
                     self.by_id.remove(&lease.id);
                 }
-                Some(Held::Cancelled) => {}
                 Some(held @ (Held::Offered { .. } | Held::Active)) => match lease.state() {
                     LeaseState::Completed => {
                         self.by_id.remove(&lease.id);
@@ -106,7 +105,8 @@ impl BotLeases {
                 None if !is_over && has_room => {
                     self.by_id.insert(lease.id, Held::Cancelled);
                 }
-                None => {}
+                // Told already, or nothing to tell.
+                Some(Held::Cancelled) | None => {}
             }
         }
         for id in unheard {

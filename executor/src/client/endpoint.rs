@@ -23,21 +23,18 @@ pub async fn connect(endpoint: &str) -> Result<Channel, ClientError> {
 /// Settings and address of a channel, not connected yet.
 fn parse(endpoint: &str) -> Result<Endpoint, ClientError> {
     let refused = |reason: &str| ClientError::Endpoint { endpoint: endpoint.to_owned(), reason: reason.to_owned() };
-    let address = match endpoint.strip_prefix("unix:") {
-        Some(path) => {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            if !path.starts_with('/') {
-                return Err(refused("the path of a socket is absolute: unix:/path"));
-            }
-            format!("unix:{path}")
+    let address = if let Some(path) = endpoint.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if !path.starts_with('/') {
+            return Err(refused("the path of a socket is absolute: unix:/path"));
         }
-        None => {
-            let (scheme, authority) = endpoint.split_once("://").unwrap_or(("grpc", endpoint));
-            match scheme {
-                "grpc" | "http" => format!("http://{authority}"),
-                "grpcs" | "https" => return Err(refused("TLS is not supported yet")),
-                _ => return Err(refused("it begins with neither grpc:// nor http:// nor unix:")),
-            }
+        format!("unix:{path}")
+    } else {
+        let (scheme, authority) = endpoint.split_once("://").unwrap_or(("grpc", endpoint));
+        match scheme {
+            "grpc" | "http" => format!("http://{authority}"),
+            "grpcs" | "https" => return Err(refused("TLS is not supported yet")),
+            _ => return Err(refused("it begins with neither grpc:// nor http:// nor unix:")),
         }
     };
     let parsed = Endpoint::from_shared(address).map_err(|error| refused(&error.to_string()))?;

@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn put(folder: &OutputFolder, path: &str, content: &str) -> std::io::Result<()> {
-        let (mut file, new) = folder.begin_file(&at(path), path.ends_with(".sh"))?;
+        let (mut file, new) = folder.begin_file(&at(path), path.ends_with("sh"))?;
         file.write_all(content.as_bytes())?;
         new.keep()
     }

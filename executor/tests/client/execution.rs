@@ -1,4 +1,4 @@
-//! Executing, against a server that follows a script: each call of Execute or WaitExecution plays the next scene.
+//! Executing, against a server that follows a script: each call of `Execute` or `WaitExecution` plays the next scene.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +18,7 @@ use cask_proto::{
     reapi::execution_server::{Execution as ExecutionService, ExecutionServer},
     rpc,
 };
-use prost::{Message as _, Name as _};
+use prost::Message as _;
 use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
 use tonic::{Code, Request, Response, Status, transport::Server};
 use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt as _};
@@ -27,6 +27,7 @@ use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt as _};
 type Scene = Vec<Line>;
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are a handful")]
 enum Line {
     /// The operation of this name, in a stage.
     Stage(&'static str, re::execution_stage::Value),
@@ -93,12 +94,12 @@ impl Script {
             let mut result = None;
             match line {
                 Line::Stage(operation, stage) => {
-                    name = operation.to_owned();
+                    operation.clone_into(&mut name);
                     metadata.stage = stage as i32;
                 }
                 Logs(stdout, stderr) => {
-                    metadata.stdout_stream_name = stdout.to_owned();
-                    metadata.stderr_stream_name = stderr.to_owned();
+                    stdout.clone_into(&mut metadata.stdout_stream_name);
+                    stderr.clone_into(&mut metadata.stderr_stream_name);
                 }
                 Done(response) => {
                     metadata.stage = re::execution_stage::Value::Completed as i32;
@@ -131,7 +132,7 @@ fn any<M: prost::Name>(message: &M) -> prost_types::Any {
 fn rpc_status(status: &Status) -> rpc::Status {
     let mut decoded = rpc::Status::decode(status.details()).expect("a status is its own details");
     decoded.code = status.code() as i32;
-    decoded.message = status.message().to_owned();
+    status.message().clone_into(&mut decoded.message);
     decoded
 }
 

@@ -2,6 +2,8 @@
 //! surroundings. A real server and a real worker; the actions are real commands. `execution_outputs` has what commands make,
 //! `execution_operations` operations that are shared, cancelled and listed, `execution_faults` what dies on the way.
 
+#![expect(deprecated, reason = "clients of older versions say their platform in the command")]
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -617,7 +619,7 @@ async fn j50_there_is_no_network_unless_it_is_allowed() {
             let here = std::fs::read_to_string("/proc/net/dev").expect("a list of interfaces");
             let here = here.lines().skip(2).filter(|line| !line.trim().starts_with("lo:")).count();
             let with = said(&cache, &result_of(&allowed)).await;
-            assert!(with.lines().count() >= here + 1, "the interfaces of this machine: {with}");
+            assert!(with.lines().count() > here, "the interfaces of this machine: {with}");
             assert_eq!(without, "lo\n0\n", "only a loopback of its own");
         }
         code => assert_eq!(code, Code::FailedPrecondition, "only a sandbox can give and take the network"),

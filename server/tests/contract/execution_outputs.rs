@@ -1,6 +1,8 @@
 //! Section J, what commands make: files, folders, symlinks, where they lie and in which form they come back (lines J22 to J35, and
 //! faults 23, 24, 30, 31 and 38 of other servers).
 
+#![expect(deprecated, reason = "clients of API 2.0 have the old lists")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::command::OutputDirectoryFormat;

@@ -313,7 +313,7 @@ impl Seen {
     }
 }
 
-/// A call of Execute or WaitExecution in flight. Dropping it breaks it off, as a client that dies does.
+/// A call of `Execute` or `WaitExecution` in flight. Dropping it breaks it off, as a client that dies does.
 pub(crate) struct Call {
     stream: Streaming<Operation>,
     /// All messages so far.

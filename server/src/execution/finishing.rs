@@ -13,6 +13,7 @@ use cask_executor::farm::{Farm, Session};
 use cask_executor::scheduler::{Finishing, LeaseId};
 use cask_proto::workers::ToWorker;
 use cask_proto::{reapi, rpc, workers};
+use prost::Message as _;
 use tonic::Code;
 
 use super::Execution;
@@ -56,6 +57,7 @@ impl Execution {
         self.shared.finishing.spawn(async move {
             match execution.settled(&finishing, response).await {
                 Ok(response) => {
+                    let response = sendable(response, execution.cache().limits().response_size_bytes_max);
                     execution.shared.counts.run(Outcome::of(&response));
                     farm.finish(lease, response).await;
                 }
@@ -120,6 +122,16 @@ impl Execution {
         response.result = Some(prepared.result);
         Ok(response)
     }
+}
+
+/// What stock clients cannot receive would be no end for them: each would ask again, for ever.
+fn sendable(response: reapi::ExecuteResponse, limit_bytes: usize) -> reapi::ExecuteResponse {
+    let size_bytes = response.encoded_len();
+    if size_bytes <= limit_bytes {
+        return response;
+    }
+    let message = format!("the action's response takes {size_bytes} bytes, more than the {limit_bytes} that are sent");
+    failed(Code::FailedPrecondition, message)
 }
 
 fn failed(code: Code, message: String) -> reapi::ExecuteResponse {

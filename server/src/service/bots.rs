@@ -28,8 +28,11 @@ const POLL_SHARE: f64 = 0.8;
 /// A bot may send along how far each lease is: `partial-execution-metadata-<lease>-bin`.
 const PROGRESS_PREFIX: &str = "partial-execution-metadata-";
 
+/// The service, with its message limits set.
 pub(crate) fn server(execution: Execution) -> BotsServer<BotsService> {
+    let message_size_bytes_max = execution.cache().limits().message_size_bytes_max;
     BotsServer::new(BotsService { execution, sessions: Arc::default() })
+        .max_decoding_message_size(message_size_bytes_max)
 }
 
 pub(crate) struct BotsService {

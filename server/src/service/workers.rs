@@ -35,8 +35,10 @@ const HELD_MAX: usize = 4 * CONCURRENCY_MAX as usize;
 /// Of a run that goes on, in names and times.
 const PROGRESS_BYTES_MAX: usize = 64 << 10;
 
+/// The service, with its message limits set.
 pub(crate) fn server(execution: Execution) -> WorkersServer<WorkersService> {
-    WorkersServer::new(WorkersService { execution })
+    let message_size_bytes_max = execution.cache().limits().message_size_bytes_max;
+    WorkersServer::new(WorkersService { execution }).max_decoding_message_size(message_size_bytes_max)
 }
 
 pub(crate) struct WorkersService {

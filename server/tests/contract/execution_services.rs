@@ -408,6 +408,49 @@ async fn a_result_with_outputs_that_are_not_there_is_run_again() {
     assert_eq!(running.response().await.result.expect("a result").exit_code, 0);
 }
 
+/// What is too large for a client is the action's fault and told once; the worker's stream goes on.
+#[tokio::test]
+async fn a_result_above_four_mebibytes_ends_its_action_and_not_the_workers_stream() {
+    use cask_proto::{reapi, rpc};
+
+    const LARGE: usize = 5 << 20;
+    let (_server, cache) = start().await;
+    let (mut worker, _) = ScriptedWorker::join(&cache.channel, hello("w")).await;
+    let large_output = {
+        let mut ran = exited(0);
+        ran.result.as_mut().expect("a result").stdout_raw = vec![b'x'; LARGE].into();
+        ran
+    };
+    let many_links = {
+        let mut ran = exited(0);
+        let link = |number: usize| reapi::OutputSymlink {
+            path: format!("link-{number}"),
+            target: "t".repeat(4000),
+            ..reapi::OutputSymlink::default()
+        };
+        ran.result.as_mut().expect("a result").output_symlinks = (0..LARGE / 4000).map(link).collect();
+        ran
+    };
+    let long_reason = {
+        let details = vec![prost_types::Any { type_url: "x/Reason".to_owned(), value: vec![0; LARGE] }];
+        let status = rpc::Status { code: Code::FailedPrecondition as i32, details, ..rpc::Status::default() };
+        reapi::ExecuteResponse { status: Some(status), ..reapi::ExecuteResponse::default() }
+    };
+    for (what, ran, code) in [
+        ("output", large_output, Code::Ok),
+        ("links", many_links, Code::FailedPrecondition),
+        ("reason", long_reason, Code::FailedPrecondition),
+    ] {
+        let running = execute(&cache, &action(&cache, what).await).await;
+        let assignment = worker.assignment().await;
+        worker.finish(&assignment.lease_id, ran).await;
+        worker.acknowledged(&assignment.lease_id).await;
+        let response = running.response().await;
+        assert_eq!(code_of(&response), code, "{what}");
+        assert!(response.encoded_len() < 4 << 20, "{what}");
+    }
+}
+
 #[tokio::test]
 async fn outputs_are_inlined_for_the_call_that_asks() {
     let (_server, cache) = start().await;

@@ -97,6 +97,14 @@ struct State {
     is_frozen: bool,
 }
 
+impl State {
+    /// Where to answer the worker that has a lease.
+    fn holder(&self, lease: LeaseId) -> Option<Replies> {
+        let session = self.scheduler.holder(lease)?;
+        self.sessions.get(&session).map(|sender| Replies::new(sender.downgrade()))
+    }
+}
+
 /// What has to be run for a farm to live. Ends when the farm is told to [stop](Farm::stop).
 pub struct Background {
     farm: Farm,
@@ -246,26 +254,34 @@ impl Farm {
     }
 
     /// See [`Scheduler::begin_finish`].
-    pub fn begin_finish(&self, session: SessionId, lease: LeaseId) -> Result<Finishing, NotYours> {
+    pub fn begin_finish(&self, session: SessionId, lease: LeaseId) -> Result<Option<Finishing>, NotYours> {
         self.call(|scheduler, now| scheduler.begin_finish(now, session, lease))
     }
 
     /// See [`Scheduler::finish`]. Returns when a restart would not lose the result, or when that cannot be had; those who wait for
-    /// it are told before. Not to be dropped halfway by who acknowledges it afterwards.
-    pub async fn finish(&self, lease: LeaseId, response: reapi::ExecuteResponse) {
-        let written = {
+    /// it are told before. Not to be dropped halfway by who acknowledges it afterwards: to the session it returns, which had the
+    /// lease last; `None`: nobody had it any more.
+    pub async fn finish(&self, lease: LeaseId, response: reapi::ExecuteResponse) -> Option<Replies> {
+        let (holder, written) = {
             let now = self.now();
             let mut state = self.shared.state.lock();
+            let holder = state.holder(lease);
             state.scheduler.finish(&now, lease, response);
-            self.carry_out(&mut state, &now)
+            (holder, self.carry_out(&mut state, &now))
         };
         // Logged where it happened; the result is with its clients all the same.
         let _ = written.all().await;
+        holder
     }
 
-    /// See [`Scheduler::reject`].
-    pub fn reject(&self, lease: LeaseId, reason: &str) {
-        self.call(|scheduler, now| scheduler.reject(now, lease, reason));
+    /// See [`Scheduler::reject`]. Returns whom to tell, as [`Farm::finish`] does.
+    pub fn reject(&self, lease: LeaseId, reason: &str) -> Option<Replies> {
+        let now = self.now();
+        let mut state = self.shared.state.lock();
+        let holder = state.holder(lease);
+        state.scheduler.reject(&now, lease, reason);
+        drop(self.carry_out(&mut state, &now));
+        holder
     }
 
     /// See [`Scheduler::give_back`].

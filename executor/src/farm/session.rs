@@ -28,7 +28,7 @@ impl Session {
         sender: mpsc::WeakSender<ToWorker>,
         receiver: mpsc::Receiver<ToWorker>,
     ) -> Self {
-        Self { farm, id, replies: Replies { sender }, receiver }
+        Self { farm, id, replies: Replies::new(sender), receiver }
     }
 
     /// Its name.
@@ -54,6 +54,10 @@ impl Drop for Session {
 }
 
 impl Replies {
+    pub(super) fn new(sender: mpsc::WeakSender<ToWorker>) -> Self {
+        Self { sender }
+    }
+
     /// The result of a lease is where it belongs.
     pub fn acknowledgement(&self, lease: LeaseId) -> ToWorker {
         let acknowledged = workers::Acknowledged { lease_id: lease.to_string() };

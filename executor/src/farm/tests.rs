@@ -184,6 +184,28 @@ async fn the_next_process_goes_on_and_the_worker_keeps_its_lease() {
     assert!(matches!(watch.view().expect("a view").stage, Stage::Completed(_)));
 }
 
+/// Told twice, it is settled once; and the answer finds the worker in the session that it has by then.
+#[tokio::test(start_paused = true)]
+async fn a_result_told_again_by_a_worker_that_came_back_is_settled_once_and_acknowledged_there() {
+    let store = GatedStore::new(MANY);
+    let farm = farm(&store, Options::default()).await;
+    let mut watch = farm.execute(submission(1)).await.expect("it is taken");
+    let mut old = farm.join(hello(Vec::new()));
+    let lease = assignment(&mut old).await;
+    assert!(farm.begin_finish(old.id(), lease).expect("its lease").is_some());
+    assert!(farm.begin_finish(old.id(), lease).expect("its lease").is_none());
+    drop(old);
+    let mut new = farm.join(hello(vec![lease]));
+    assert!(matches!(said(&mut new).await, ToWorkerMessage::Welcome(_)));
+    assert!(farm.begin_finish(new.id(), lease).expect("its lease").is_none());
+    let holder = farm.finish(lease, reapi::ExecuteResponse::default()).await.expect("a worker has it");
+    holder.send(holder.acknowledgement(lease)).await;
+    assert!(matches!(said(&mut new).await, ToWorkerMessage::Acknowledged(_)));
+    assert!(matches!(watch.view().expect("a view").stage, Stage::Completed(_)));
+    assert!(farm.begin_finish(new.id(), lease).is_err(), "it is over");
+    assert!(farm.reject(lease, "too late").is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_is_gone_for_too_long_loses_what_it_had() {
     let store = GatedStore::new(MANY);

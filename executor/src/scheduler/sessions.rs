@@ -218,18 +218,30 @@ impl Scheduler {
         if self.task(slot).run().is_some_and(is_its) { Ok(slot) } else { Err(NotYours) }
     }
 
-    /// A worker finished a run. The lease stays until [`Scheduler::finish`], whatever becomes of the worker. A worker that says
-    /// it again before that is told the same.
-    pub fn begin_finish(&mut self, now: &Now, session: SessionId, lease: LeaseId) -> Result<Finishing, NotYours> {
+    /// A worker finished a run. The lease stays until [`Scheduler::finish`], whatever becomes of the worker. `None`: it said so
+    /// before, and its result is on its way; there is nothing to be done about it again.
+    pub fn begin_finish(
+        &mut self,
+        now: &Now,
+        session: SessionId,
+        lease: LeaseId,
+    ) -> Result<Option<Finishing>, NotYours> {
         let slot = self.held(now, session, lease)?;
         let task = self.tasks.get_mut(slot.0);
-        if matches!(task.state, State::Leased(..)) {
-            task.state.begin_finish();
+        if !matches!(task.state, State::Leased(..)) {
+            return Ok(None);
         }
+        task.state.begin_finish();
         let worker_name = task.run().expect("it is held").worker_name.clone();
         let instance = self.pools.get(task.pool).name.clone();
         let (action, do_not_cache, queued) = (task.action, task.do_not_cache, task.queued_wall);
-        Ok(Finishing { instance, action, do_not_cache, queued, worker_name })
+        Ok(Some(Finishing { instance, action, do_not_cache, queued, worker_name }))
+    }
+
+    /// The session that has a lease now: a worker that came back has it in another than it was given it in.
+    pub fn holder(&self, lease: LeaseId) -> Option<SessionId> {
+        let slot = self.leases.get(&lease)?;
+        self.task(*slot).run().filter(|run| run.lease == lease).map(|run| run.session)
     }
 
     /// What a worker said it finished is no result: another attempt, while there are some left. Nothing if the task ended meanwhile.

@@ -516,6 +516,7 @@ fn a_deleted_operation_is_unknown_and_its_task_runs_to_its_end() {
     farm.scheduler.delete(&farm.now, operation).expect("it is known");
     assert!(farm.scheduler.operation(operation).is_none());
     let finishing = farm.scheduler.begin_finish(&farm.now, given.session, given.lease).expect("it goes on");
+    let finishing = finishing.expect("it is told for the first time");
     assert_eq!(finishing.action, crate::farm::action(1));
     farm.scheduler.finish(&farm.now, given.lease, response("done"));
     farm.effects();

@@ -52,21 +52,28 @@ impl Execution {
                 Err(_) => replies.cancellation(lease),
             });
         }
-        let Ok(finishing) = farm.begin_finish(session, lease) else { return Some(replies.cancellation(lease)) };
+        let finishing = match farm.begin_finish(session, lease) {
+            Ok(Some(finishing)) => finishing,
+            // A worker that came back says it again. Who took it the first time answers, in the session that there is by then.
+            Ok(None) => return None,
+            Err(_) => return Some(replies.cancellation(lease)),
+        };
         let (execution, farm) = (self.clone(), farm.clone());
         self.shared.finishing.spawn(async move {
-            match execution.settled(&finishing, response).await {
+            let holder = match execution.settled(&finishing, response).await {
                 Ok(response) => {
                     let response = sendable(response, execution.cache().limits().response_size_bytes_max);
                     execution.shared.counts.run(Outcome::of(&response));
-                    farm.finish(lease, response).await;
+                    farm.finish(lease, response).await
                 }
                 Err(Fault(reason)) => {
                     execution.shared.counts.run(Outcome::Returned);
                     tracing::warn!(event = "worker.result_refused", %lease, reason, "what a worker brought is not taken");
-                    farm.reject(lease, &reason);
+                    farm.reject(lease, &reason)
                 }
-            }
+            };
+            // Cancelled meanwhile, it is nobody's; the worker is rid of it all the same.
+            let replies = holder.unwrap_or(replies);
             let acknowledgement = replies.acknowledgement(lease);
             replies.send(acknowledgement).await;
         });

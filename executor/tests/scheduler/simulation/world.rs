@@ -371,10 +371,11 @@ impl World {
                 }
             }
             ToServer::Finished(lease) => match self.scheduler.begin_finish(&self.now, session, lease) {
-                Ok(_) => {
+                Ok(Some(_)) => {
                     self.model.finishing.insert(lease);
                     self.storing.push((lease, session));
                 }
+                Ok(None) => assert!(self.model.finishing.contains(&lease), "{lease} was not told before"),
                 Err(_) => self.send(session, ToWorker::Acknowledged(lease)),
             },
         }
@@ -391,6 +392,7 @@ impl World {
         let task = self.model.slots.values().find(|slot| slot.lease() == Some(lease));
         let hash = task.map(|slot| slot.record.action_digest.clone().expect("set").hash);
         let message = format!("{} {lease}", hash.unwrap_or_default());
+        let session = self.scheduler.holder(lease).unwrap_or(session);
         self.scheduler.finish(&self.now, lease, reapi::ExecuteResponse { message, ..Default::default() });
         self.model.finishing.remove(&lease);
         self.settle();

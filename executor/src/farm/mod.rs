@@ -71,6 +71,17 @@ pub enum ExecuteError {
     Journal(#[from] QueueStoreError),
 }
 
+/// Why an operation was not cancelled or forgotten.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// Nothing was changed.
+    #[error(transparent)]
+    Unknown(#[from] UnknownOperation),
+    /// It is so now, and may not be after a restart.
+    #[error("the queue's journal: {0}")]
+    Journal(#[from] QueueStoreError),
+}
+
 /// A scheduler that all threads share. Cheap to clone.
 #[derive(Clone)]
 pub struct Farm {
@@ -90,11 +101,18 @@ struct Shared {
 struct State {
     scheduler: Scheduler,
     sessions: HashMap<SessionId, mpsc::Sender<ToWorker>>,
-    listeners: HashMap<OperationId, tokio_watch::Sender<()>>,
+    listeners: HashMap<OperationId, Listeners>,
     /// When the background ticks next.
     timer: Option<Duration>,
     /// See [`Farm::freeze`].
     is_frozen: bool,
+}
+
+/// The watches of an operation. Gone with the last of them.
+struct Listeners {
+    sender: tokio_watch::Sender<()>,
+    /// Counted here, under the lock: receivers are dropped outside of it.
+    count: usize,
 }
 
 impl State {
@@ -166,7 +184,7 @@ impl Farm {
             Ok(()) => Ok(watch),
             Err(error) => {
                 // Gone or finished meanwhile is as good.
-                let _ = self.cancel(watch.operation());
+                let _ = self.call(|scheduler, now| scheduler.cancel(now, watch.operation()));
                 Err(error.into())
             }
         }
@@ -198,18 +216,19 @@ impl Farm {
         self.shared.state.lock().scheduler.operations(instance, after, limit)
     }
 
-    /// See [`Scheduler::cancel`].
-    pub fn cancel(&self, operation: OperationId) -> Result<(), UnknownOperation> {
-        self.call(|scheduler, now| scheduler.cancel(now, operation))
+    /// See [`Scheduler::cancel`]. Returns when a restart would not bring it back; dropped before, it is cancelled all the same.
+    pub async fn cancel(&self, operation: OperationId) -> Result<(), ChangeError> {
+        let (outcome, written) = self.begin_call(|scheduler, now| scheduler.cancel(now, operation));
+        outcome?;
+        Ok(written.all().await?)
     }
 
-    /// See [`Scheduler::delete`]. Who listens is told that it is gone.
-    pub fn delete(&self, operation: OperationId) -> Result<(), UnknownOperation> {
-        let outcome = self.call(|scheduler, now| scheduler.delete(now, operation));
-        if let Some(listeners) = self.shared.state.lock().listeners.get(&operation) {
-            listeners.send_replace(());
-        }
-        outcome
+    /// See [`Scheduler::delete`]. Who listens is told that it is gone. Returns when a restart would not bring it back; dropped
+    /// before, it is forgotten all the same.
+    pub async fn delete(&self, operation: OperationId) -> Result<(), ChangeError> {
+        let (outcome, written) = self.begin_call(|scheduler, now| scheduler.delete(now, operation));
+        outcome?;
+        Ok(written.all().await?)
     }
 
     /// A worker is there. The first thing in the session's channel is the welcome.
@@ -321,11 +340,16 @@ impl Farm {
 
     /// One call of the scheduler, and what follows from it.
     fn call<T>(&self, call: impl FnOnce(&mut Scheduler, &Now) -> T) -> T {
+        self.begin_call(call).0
+    }
+
+    /// As `call`, for who waits for the journal.
+    fn begin_call<T>(&self, call: impl FnOnce(&mut Scheduler, &Now) -> T) -> (T, Written) {
         let now = self.now();
         let mut state = self.shared.state.lock();
         let outcome = call(&mut state.scheduler, &now);
-        drop(self.carry_out(&mut state, &now));
-        outcome
+        let written = self.carry_out(&mut state, &now);
+        (outcome, written)
     }
 
     /// Hands on what the scheduler wants done. What it returns says when this call's part of the journal is written.
@@ -350,7 +374,7 @@ impl Farm {
                     }
                     Effect::Changed { operation } => {
                         if let Some(listeners) = state.listeners.get(&operation) {
-                            listeners.send_replace(());
+                            listeners.sender.send_replace(());
                         }
                         continue;
                     }
@@ -387,17 +411,23 @@ impl Farm {
 
     fn listen(&self, state: &mut State, operation: OperationId) -> Result<Watch, UnknownOperation> {
         state.scheduler.attach(operation)?;
-        let listeners = state.listeners.entry(operation).or_insert_with(|| tokio_watch::Sender::new(()));
-        Ok(Watch::new(self.clone(), operation, listeners.subscribe()))
+        let listeners = state
+            .listeners
+            .entry(operation)
+            .or_insert_with(|| Listeners { sender: tokio_watch::Sender::new(()), count: 0 });
+        listeners.count += 1;
+        Ok(Watch::new(self.clone(), operation, listeners.sender.subscribe()))
     }
 
     /// The last thing that a [`Watch`] does.
     fn unlisten(&self, operation: OperationId) {
         let now = self.now();
         let mut state = self.shared.state.lock();
-        // The receiver that goes is still counted.
-        if state.listeners.get(&operation).is_some_and(|listeners| listeners.receiver_count() <= 1) {
-            state.listeners.remove(&operation);
+        if let Some(listeners) = state.listeners.get_mut(&operation) {
+            listeners.count -= 1;
+            if listeners.count == 0 {
+                state.listeners.remove(&operation);
+            }
         }
         if state.is_frozen {
             return;

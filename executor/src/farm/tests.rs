@@ -150,7 +150,7 @@ async fn a_write_that_failed_is_tried_again_with_what_is_true_by_then() {
     *store.fails.lock() = true;
     let mut session = farm.join(hello(Vec::new()));
     assignment(&mut session).await;
-    farm.cancel(watch.operation()).expect("it is there");
+    assert!(matches!(farm.cancel(watch.operation()).await, Err(ChangeError::Journal(_))));
     tokio::time::sleep(Duration::from_secs(10)).await;
     *store.fails.lock() = false;
     farm.stop().await;
@@ -242,8 +242,53 @@ async fn who_listens_to_a_deleted_operation_hears_of_it() {
     let farm = farm(&store, Options::default()).await;
     let mut watch = farm.execute(submission(1)).await.expect("it is taken");
     assert!(watch.view().is_some());
-    farm.delete(watch.operation()).expect("it is there");
+    farm.delete(watch.operation()).await.expect("it is there");
     watch.changed().await;
     assert!(watch.view().is_none());
     assert!(farm.watch(watch.operation()).is_err());
+}
+
+/// Of two that went at once each saw the other's receiver, and their operation's entry stayed for ever.
+#[test]
+fn nothing_is_left_of_watches_that_are_dropped_at_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let (farm, operation) = runtime.block_on(async {
+        let store = GatedStore::new(MANY);
+        let farm = farm(&store, Options { finished_retention: Duration::MAX / 4, ..Options::default() }).await;
+        let watch = farm.finished_at_once(submission(1), reapi::ExecuteResponse::default());
+        (farm, watch.operation())
+    });
+    for _ in 0..2000 {
+        let watches = [farm.watch(operation).expect("it is there"), farm.watch(operation).expect("it is there")];
+        let barrier = std::sync::Barrier::new(watches.len());
+        std::thread::scope(|scope| {
+            for watch in watches {
+                scope.spawn(|| {
+                    barrier.wait();
+                    drop(watch);
+                });
+            }
+        });
+        assert!(farm.shared.state.lock().listeners.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelling_and_forgetting_are_acknowledged_when_they_are_written() {
+    let store = GatedStore::new(1);
+    let farm = farm(&store, Options::default()).await;
+    let operation = farm.execute(submission(1)).await.expect("it is taken").operation();
+    let a_while = Duration::from_secs(60);
+    let mut cancelling = Box::pin(farm.cancel(operation));
+    assert!(tokio::time::timeout(a_while, &mut cancelling).await.is_err(), "nothing is written yet");
+    let mut again = Box::pin(farm.cancel(operation));
+    assert!(tokio::time::timeout(a_while, &mut again).await.is_err(), "it is as little written for who asks twice");
+    store.gate.add_permits(2);
+    cancelling.await.expect("it is written");
+    again.await.expect("it is written");
+    let mut deleting = Box::pin(farm.delete(operation));
+    assert!(tokio::time::timeout(a_while, &mut deleting).await.is_err(), "nothing is written yet");
+    store.gate.add_permits(1);
+    deleting.await.expect("it is written");
+    assert!(store.written.lock().last().expect("a write").1.is_none());
 }

@@ -91,11 +91,19 @@ impl Scheduler {
         ids.map(|id| self.operation(*id).expect("the pool's operations are there")).collect()
     }
 
-    /// Ends an operation with CANCELLED; its task goes on only for others. One that is finished stays as it is.
+    /// Ends an operation with CANCELLED; its task goes on only for others. One that is finished stays as it is. One that is
+    /// cancelled is journalled again: who asks twice may have been told that the journal failed.
     pub fn cancel(&mut self, now: &Now, operation: OperationId) -> Result<(), UnknownOperation> {
         let found = self.operations.get_mut(operation).ok_or(UnknownOperation)?;
         let slot = found.task;
-        if found.is_cancelled || self.tasks.get(slot.0).is_finished() {
+        let outcome = match &self.tasks.get(slot.0).state {
+            State::Finished(finished) => Some(&finished.response),
+            State::Queued(..) | State::Leased(..) | State::Finishing(..) => None,
+        };
+        if found.is_cancelled || outcome.is_some() {
+            if found.is_cancelled || outcome.is_some_and(|outcome| Arc::ptr_eq(outcome, &self.cancelled)) {
+                self.journal_if_it_is_there(slot);
+            }
             return Ok(());
         }
         if self.is_last_wish(operation, slot) {

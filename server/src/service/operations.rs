@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use cask_executor::farm::Farm;
+use cask_executor::farm::{ChangeError, Farm};
 use cask_executor::scheduler::{OperationId, Stage};
 use cask_proto::InstanceName;
 use cask_proto::longrunning::operations_server::{Operations, OperationsServer};
@@ -45,6 +45,15 @@ pub(super) fn find(farm: &Farm, name: &str) -> Result<OperationId, Status> {
 pub(super) fn unknown(name: &str) -> Status {
     let shown: String = name.chars().take(128).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     Status::not_found(format!("there is no operation `{shown}`: it never was, was deleted, or ended too long ago"))
+}
+
+fn refusal(name: &str, error: ChangeError) -> Status {
+    match error {
+        ChangeError::Unknown(_) => unknown(name),
+        ChangeError::Journal(error) => {
+            Answer { retry_after: error.retry_after, ..Answer::unavailable(error.to_string()) }.into()
+        }
+    }
 }
 
 impl OperationsService {
@@ -105,14 +114,14 @@ impl Operations for OperationsService {
     async fn delete_operation(&self, request: Request<DeleteOperationRequest>) -> Result<Response<()>, Status> {
         let name = &request.get_ref().name;
         let farm = self.execution.farm()?;
-        farm.delete(find(farm, name)?).map_err(|_| unknown(name))?;
+        farm.delete(find(farm, name)?).await.map_err(|error| refusal(name, error))?;
         Ok(Response::new(()))
     }
 
     async fn cancel_operation(&self, request: Request<CancelOperationRequest>) -> Result<Response<()>, Status> {
         let name = &request.get_ref().name;
         let farm = self.execution.farm()?;
-        farm.cancel(find(farm, name)?).map_err(|_| unknown(name))?;
+        farm.cancel(find(farm, name)?).await.map_err(|error| refusal(name, error))?;
         Ok(Response::new(()))
     }
 

@@ -10,7 +10,7 @@ use super::platform::KindIndex;
 use super::pool::PoolIndex;
 use super::submitting::merge_key;
 use super::task::{Finished, Lost, State};
-use super::{Effect, JournalSlot, LeaseId, Now, Scheduler, SessionId, response};
+use super::{Effect, JournalSlot, LeaseId, Now, Options, Scheduler, SessionId, response};
 
 /// What a finished task weighs beside its response: itself, its operations, who asked, about.
 const FINISHED_BYTES: usize = 1024;
@@ -120,14 +120,19 @@ impl Scheduler {
     pub(super) fn remember(&mut self, slot: JournalSlot) {
         let task = self.tasks.get(slot.0);
         let State::Finished(finished) = &task.state else { panic!("only finished tasks are remembered") };
-        self.retention.add(finished.bytes);
+        let Options { finished_bytes_max, known_bytes_max, .. } = self.options;
+        let retention = self.retentions.of(finished);
+        retention.add(finished.bytes);
         if task.listeners == 0 {
-            self.retention.unheard(finished.forget_at, slot);
+            retention.unheard(finished.forget_at, slot);
         }
         if task.operations.is_empty() {
             self.forget(slot);
         }
-        while let Some(excess) = self.retention.excess(self.options.finished_bytes_max, slot) {
+        while let Some(excess) = self.retentions.run.excess(finished_bytes_max, slot) {
+            self.forget(excess);
+        }
+        while let Some(excess) = self.retentions.known.excess(known_bytes_max, slot) {
             self.forget(excess);
         }
     }
@@ -136,8 +141,9 @@ impl Scheduler {
     pub(super) fn forget(&mut self, slot: JournalSlot) {
         let task = self.tasks.remove(slot.0);
         let State::Finished(finished) = &task.state else { panic!("only finished tasks are forgotten") };
-        self.retention.subtract(finished.bytes);
-        self.retention.remove(finished.forget_at, slot);
+        let retention = self.retentions.of(finished);
+        retention.subtract(finished.bytes);
+        retention.remove(finished.forget_at, slot);
         let pool = self.pools.get_mut(task.pool);
         pool.tasks -= 1;
         for operation in task.operations {

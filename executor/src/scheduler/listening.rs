@@ -18,7 +18,7 @@ impl Scheduler {
         let task = self.tasks.get_mut(slot.0);
         task.listeners += 1;
         if let State::Finished(finished) = &task.state {
-            self.retention.remove(finished.forget_at, slot);
+            self.retentions.of(finished).remove(finished.forget_at, slot);
         }
         Ok(())
     }
@@ -46,7 +46,7 @@ impl Scheduler {
                 self.deadlines.at_latest(now.monotonic + self.options.abandoned_after, Matter::Task(slot));
             }
             State::Leased(..) | State::Finishing(..) => {}
-            State::Finished(finished) => self.retention.unheard(finished.forget_at, slot),
+            State::Finished(finished) => self.retentions.of(finished).unheard(finished.forget_at, slot),
         }
     }
 

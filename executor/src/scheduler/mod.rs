@@ -58,7 +58,7 @@ pub use self::options::Options;
 use self::pool::Pools;
 use self::queue::Order;
 use self::registry::Registry;
-use self::retention::Retention;
+use self::retention::Retentions;
 use self::slots::Slots;
 use self::task::Task;
 pub use self::view::{OperationView, Stage, TaskView, WorkerView};
@@ -219,7 +219,7 @@ pub struct Scheduler {
     leases: HashMap<LeaseId, JournalSlot>,
     registry: Registry,
     deadlines: Deadlines,
-    retention: Retention,
+    retentions: Retentions,
     next_order: Order,
     /// What unfinished tasks weigh.
     unfinished_bytes: usize,
@@ -243,7 +243,7 @@ impl Scheduler {
             leases: HashMap::new(),
             registry: Registry::new(),
             deadlines: Deadlines::default(),
-            retention: Retention::default(),
+            retentions: Retentions::default(),
             next_order: Order(0),
             unfinished_bytes: 0,
             cancelled: Arc::new(response::cancelled()),

@@ -26,8 +26,10 @@ pub struct Options {
     pub abandoned_after: Duration,
     /// How long finished operations are remembered.
     pub finished_retention: Duration,
-    /// Bytes of results of finished operations that are remembered, at most: the oldest go first.
+    /// Bytes of results of finished runs that are remembered, at most: the oldest go first.
     pub finished_bytes_max: usize,
+    /// As above, of results that were known already, which is most: they push out only each other.
+    pub known_bytes_max: usize,
     /// One assignment in so many goes to the task that waited longest, so that no priority starves another.
     pub oldest_first_every: u32,
 }
@@ -46,6 +48,7 @@ impl Default for Options {
             abandoned_after: Duration::from_secs(300),
             finished_retention: Duration::from_secs(900),
             finished_bytes_max: 64 << 20,
+            known_bytes_max: 4 << 20,
             oldest_first_every: 16,
         }
     }

@@ -1,12 +1,38 @@
 //! Finished tasks that are remembered: for a time, and up to a number of bytes; the oldest are forgotten first. One that is
-//! listened to is remembered as long as that goes on.
+//! listened to is remembered as long as that goes on. What was run and what was known already are remembered apart: of the latter
+//! there is far more, it comes from the action cache, and whoever asked was told at once.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::JournalSlot;
+use super::task::Finished;
 
 /// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Retentions {
+    pub(super) run: Retention,
+    pub(super) known: Retention,
+}
+
+impl Retentions {
+    pub(super) fn first(&self) -> Option<Duration> {
+        self.run.first().into_iter().chain(self.known.first()).min()
+    }
+
+    /// One whose time is over.
+    pub(super) fn due(&self, now: Duration) -> Option<JournalSlot> {
+        self.run.due(now).or_else(|| self.known.due(now))
+    }
+
+    /// Where a result belongs.
+    pub(super) fn of(&mut self, finished: &Finished) -> &mut Retention {
+        // What was run is in the journal, and nothing else is.
+        if finished.is_journalled { &mut self.run } else { &mut self.known }
+    }
+}
+
+/// Results of one kind.
 #[derive(Debug, Default)]
 pub(super) struct Retention {
     /// By the time when they are forgotten. Only those that nobody listens to.
@@ -34,12 +60,11 @@ impl Retention {
         self.unheard.remove(&(forget_at, slot));
     }
 
-    pub(super) fn first(&self) -> Option<Duration> {
+    fn first(&self) -> Option<Duration> {
         self.unheard.first().map(|(forget_at, _)| *forget_at)
     }
 
-    /// One whose time is over.
-    pub(super) fn due(&self, now: Duration) -> Option<JournalSlot> {
+    fn due(&self, now: Duration) -> Option<JournalSlot> {
         self.unheard.first().filter(|(forget_at, _)| *forget_at <= now).map(|(_, slot)| *slot)
     }
 

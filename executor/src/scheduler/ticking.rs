@@ -20,14 +20,14 @@ impl Scheduler {
                 Matter::Task(slot) => self.look_at_task(now, slot),
             }
         }
-        while let Some(slot) = self.retention.due(now.monotonic) {
+        while let Some(slot) = self.retentions.due(now.monotonic) {
             self.forget(slot);
         }
     }
 
     /// When the next call of [`Scheduler::tick`] has something to do, as `monotonic` time; never later than that.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.deadlines.first().into_iter().chain(self.retention.first()).min()
+        self.deadlines.first().into_iter().chain(self.retentions.first()).min()
     }
 
     fn look_at_worker(&mut self, now: &Now, session: SessionId) {

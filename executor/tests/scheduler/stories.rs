@@ -488,6 +488,27 @@ fn results_are_remembered_up_to_a_number_of_bytes_the_oldest_forgotten_first_and
     assert_eq!(finish(7, 10), (1, true));
 }
 
+/// Builds that find everything in the cache pushed out the results of others' runs.
+#[test]
+fn results_that_were_known_push_out_only_each_other() {
+    let mut farm = Farm::new(Options { known_bytes_max: 4 << 10, ..Options::default() });
+    farm.join(hello("a", 1));
+    let ran = farm.execute(submission(1));
+    let given = farm.given_one();
+    farm.finish(&given, "done");
+    let mut known = Vec::new();
+    for number in 0..100 {
+        farm.pass(Duration::from_millis(10));
+        known.push(farm.scheduler.finished_at_once(&farm.now, submission(number), response("known")));
+    }
+    let remembered = known.iter().filter(|it| farm.scheduler.operation(**it).is_some()).count();
+    assert_eq!(remembered, 3);
+    assert!(farm.scheduler.operation(known[99]).is_some());
+    assert_eq!(farm.outcome(ran).0, "done");
+    farm.pass(seconds(901));
+    assert_eq!(farm.scheduler.counts().operations, 0, "both have their time");
+}
+
 #[test]
 fn a_full_queue_takes_only_what_need_not_wait() {
     let mut farm = Farm::new(Options { queued_max: 1, ..Options::default() });

@@ -105,6 +105,7 @@ impl World {
             abandoned_after: seconds(60),
             finished_retention: seconds(100),
             finished_bytes_max: if random.percent(20) { 8 << 10 } else { 64 << 20 },
+            known_bytes_max: 64 << 20,
             oldest_first_every: 2 + random.below(5) as u32,
         };
         let now = Now { monotonic: seconds(1000), wall: epoch() };

@@ -50,7 +50,7 @@ impl From<&EngineError> for Answer {
 impl From<&ActionError> for Answer {
     fn from(error: &ActionError) -> Answer {
         match error {
-            ActionError::Invalid(_) => Answer::invalid(error.to_string()),
+            ActionError::Invalid(_) | ActionError::BeyondLimits(_) => Answer::invalid(error.to_string()),
             ActionError::Engine(error) => error.into(),
         }
     }
@@ -278,6 +278,7 @@ mod tests {
             Answer::from(&EngineError::TooLarge { size_bytes: 2, limit_bytes: 1 }),
             Answer::from(&EngineError::DataLoss(digest)),
             Answer::from(&ActionError::Invalid("reason".to_owned())),
+            Answer::from(&ActionError::BeyondLimits("reason".to_owned())),
             Answer::from(&ChunkingError::ChunksMissing { count: 1, first: digest }),
             Answer::from(&ChunkingError::SizesDiffer { blob: digest, found: "7".to_owned() }),
             Answer::from(&ChunkingError::TooManyChunks { limit: 1 }),

@@ -55,9 +55,12 @@ pub(crate) struct PreparedResult {
 /// Why an action result was not stored or not served.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ActionError {
-    /// The result contradicts the API or is beyond the server's limits. Permanent.
+    /// The result contradicts the API. Permanent.
     #[error("action result refused: {0}")]
     Invalid(String),
+    /// The result is well-formed, and its directories are beyond the server's limits. Permanent.
+    #[error("action result refused: {0}")]
+    BeyondLimits(String),
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -175,7 +178,7 @@ impl Cache {
         if !has_closure {
             let (closure, same_result) = match self.closure_of(DigestRule::like(action), result).await {
                 // The tree has come meanwhile and is none, or is beyond the limits: nobody can use this result.
-                Err(ActionError::Invalid(_)) => Err(EngineError::NotFound.into()),
+                Err(ActionError::Invalid(_) | ActionError::BeyondLimits(_)) => Err(EngineError::NotFound.into()),
                 other => other,
             }?;
             let mut absent = Vec::new();

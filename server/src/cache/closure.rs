@@ -83,7 +83,10 @@ impl Walk<'_> {
             return Ok(false);
         }
         if self.digests.len() == self.limits.tree_digests_max {
-            return Err(ActionError::Invalid(format!("it refers to more than {} blobs", self.limits.tree_digests_max)));
+            return Err(ActionError::BeyondLimits(format!(
+                "it refers to more than {} blobs",
+                self.limits.tree_digests_max
+            )));
         }
         self.digests.push(digest);
         Ok(true)
@@ -173,7 +176,7 @@ impl Walk<'_> {
             Ok(bytes) => bytes,
             Err(EngineError::NotFound) => return Ok(None),
             Err(EngineError::TooLarge { size_bytes, limit_bytes }) => {
-                return Err(ActionError::Invalid(format!(
+                return Err(ActionError::BeyondLimits(format!(
                     "its {kind} {digest} has {size_bytes} bytes, more than the {limit_bytes} that are opened"
                 )));
             }
@@ -186,7 +189,7 @@ impl Walk<'_> {
     }
 
     fn too_many_directories(&self) -> ActionError {
-        ActionError::Invalid(format!("it has more than {} directories", self.limits.tree_directories_max))
+        ActionError::BeyondLimits(format!("it has more than {} directories", self.limits.tree_directories_max))
     }
 }
 
@@ -287,9 +290,9 @@ mod tests {
         assert_eq!(closure.is_complete, is_complete);
     }
 
-    fn refused(result: &ActionResult, blobs: &Blobs) -> String {
+    fn refused(result: &ActionResult, blobs: &Blobs) -> ActionError {
         let read = |digest: &Digest, _| blobs.0.get(digest).cloned().ok_or(EngineError::NotFound);
-        closure(rule(), result, &limits(), read).unwrap_err().to_string()
+        closure(rule(), result, &limits(), read).unwrap_err()
     }
 
     #[test]
@@ -382,9 +385,15 @@ mod tests {
             .with(3, &Tree { root: Some(directory(&many, &[])), children: Vec::new() })
             .with(4, &Tree { root: None, children: vec![Directory::default(); 60] });
         blobs.0.insert(digest(1), Bytes::from_static(b"\xff\xff\xff"));
-        for (n, text) in [(1, "cannot be read"), (2, "no digest"), (3, "more than 50 blobs"), (4, "50 directories")] {
+        for (n, text, is_well_formed) in [
+            (1, "cannot be read", false),
+            (2, "no digest", false),
+            (3, "more than 50 blobs", true),
+            (4, "50 directories", true),
+        ] {
             let error = refused(&tree(n), &blobs);
-            assert!(error.contains(text), "{n}: {error}");
+            assert!(error.to_string().contains(text), "{n}: {error}");
+            assert_eq!(matches!(error, ActionError::BeyondLimits(_)), is_well_formed, "{n}: {error}");
         }
     }
 }

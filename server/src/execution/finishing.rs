@@ -112,6 +112,10 @@ impl Execution {
         let prepared = match cache.prepare_result(&action, result, ResultOrigin::Run).await {
             Ok(prepared) => prepared,
             Err(ActionError::Invalid(reason)) => return Err(Fault(reason)),
+            // Another attempt would make as much.
+            Err(error @ ActionError::BeyondLimits(_)) => {
+                return Ok(failed(Code::FailedPrecondition, error.to_string()));
+            }
             Err(ActionError::Engine(error @ EngineError::TooLarge { .. })) => {
                 return Ok(failed(Code::FailedPrecondition, format!("the action's result: {error}")));
             }

@@ -64,11 +64,11 @@ pub(crate) struct BotSession {
     commands: mpsc::Sender<Command>,
 }
 
-/// What the session's task is told.
-enum Command {
-    Happened(Vec<Happened>),
-    Progress(LeaseId, Box<ExecutedActionMetadata>),
-    TakeLeases(bool),
+/// What the session's task is told by one update.
+struct Command {
+    progress: Vec<(LeaseId, ExecutedActionMetadata)>,
+    happened: Vec<Happened>,
+    takes_leases: bool,
 }
 
 /// Why an update is refused.
@@ -143,7 +143,8 @@ impl BotSessions {
 }
 
 impl BotSession {
-    /// Takes what the bot says, and waits up to `patience` for something to tell it.
+    /// Takes what the bot says, and waits up to `patience` for something to tell it. Cancel-safe: what the bot says is taken whole or
+    /// not at all, and in the latter case the bot's next update says it again.
     pub(crate) async fn update(
         &self,
         said: Vec<bots::Lease>,
@@ -153,15 +154,11 @@ impl BotSession {
         timeout: Duration,
     ) -> Result<Vec<bots::Lease>, BotError> {
         *self.expires.lock() = Instant::now() + timeout;
+        // Room first: what leaves the leases must be on its way before anything is waited for.
+        let room = self.commands.reserve().await.map_err(|_| BotError::Closed)?;
         let happened = self.leases.lock().update(said);
-        for (lease, metadata) in progress {
-            self.tell(Command::Progress(lease, Box::new(metadata))).await?;
-        }
         let has_changed = !happened.is_empty();
-        if has_changed {
-            self.tell(Command::Happened(happened)).await?;
-        }
-        self.tell(Command::TakeLeases(takes_leases)).await?;
+        room.send(Command { progress, happened, takes_leases });
         // Something happened: the bot is told how things stand before it waits.
         let patience = if has_changed || !takes_leases { Duration::ZERO } else { patience };
         let deadline = tokio::time::sleep(patience);
@@ -189,10 +186,6 @@ impl BotSession {
     /// Until when the bot has to say something.
     pub(crate) fn expires(&self) -> SystemTime {
         SystemTime::now() + self.expires.lock().saturating_duration_since(Instant::now())
-    }
-
-    async fn tell(&self, command: Command) -> Result<(), BotError> {
-        self.commands.send(command).await.map_err(|_| BotError::Closed)
     }
 }
 
@@ -286,25 +279,21 @@ impl Speaker {
     }
 
     fn obey(&mut self, command: Command) {
-        match command {
-            Command::TakeLeases(takes_leases) => self.take_leases(takes_leases),
-            Command::Progress(lease, metadata) => {
-                let progress = workers::Progress {
-                    lease_id: lease.to_string(),
-                    partial_metadata: Some(*metadata),
-                    ..workers::Progress::default()
-                };
-                // Cancelled meanwhile, of which the bot is told.
-                if let Some(session) = &self.farm_session {
-                    let _ = self.farm.progress(session.id(), progress);
-                }
-            }
-            Command::Happened(happened) => {
-                for event in happened {
-                    self.report(event);
-                }
+        for (lease, metadata) in command.progress {
+            let progress = workers::Progress {
+                lease_id: lease.to_string(),
+                partial_metadata: Some(metadata),
+                ..workers::Progress::default()
+            };
+            // Cancelled meanwhile, of which the bot is told.
+            if let Some(session) = &self.farm_session {
+                let _ = self.farm.progress(session.id(), progress);
             }
         }
+        for event in command.happened {
+            self.report(event);
+        }
+        self.take_leases(command.takes_leases);
     }
 
     /// A bot that is not well gets nothing new.
@@ -408,6 +397,37 @@ mod tests {
     fn result(exit_code: i32) -> Option<Any> {
         let result = ActionResult { exit_code, ..ActionResult::default() };
         Some(Any { type_url: "x/ActionResult".to_owned(), value: result.encode_to_vec() })
+    }
+
+    /// It was taken off the bot's leases and lost with the call, and the action was run again.
+    #[tokio::test]
+    async fn a_result_whose_call_goes_away_before_it_is_taken_is_told_again() {
+        let (commands, mut said) = mpsc::channel(1);
+        let idle = || Command { progress: Vec::new(), happened: Vec::new(), takes_leases: true };
+        commands.try_send(idle()).expect("there is room");
+        let session = BotSession {
+            bot_id: "bot".to_owned(),
+            capacity: 1,
+            leases: Mutex::default(),
+            expires: Mutex::new(Instant::now()),
+            news: Notify::new(),
+            commands,
+        };
+        session.leases.lock().adopt("lease".to_owned());
+        let completed = || {
+            let state = bots::LeaseState::Completed as i32;
+            vec![bots::Lease { id: "lease".to_owned(), state, ..bots::Lease::default() }]
+        };
+        let update = || session.update(completed(), Vec::new(), true, Duration::ZERO, Duration::ZERO);
+        let mut dropped = Box::pin(update());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(dropped.as_mut().poll(&mut context).is_pending(), "there is no room");
+        drop(dropped);
+        assert_eq!(session.leases.lock().live().count(), 1, "nothing was taken");
+        said.recv().await.expect("the first command");
+        update().await.expect("there is room");
+        let command = said.recv().await.expect("what the bot said");
+        assert!(matches!(&command.happened[..], [Happened::Finished { lease, .. }] if lease == "lease"));
     }
 
     #[test]

@@ -200,7 +200,9 @@ impl FileCache {
     pub fn open(folder: &Path, limits: FileCacheLimits, links: bool) -> std::io::Result<Arc<Self>> {
         std::fs::create_dir_all(folder)?;
         let directory = open_directory(folder)?;
-        rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o711))?;
+        // The names in it can be guessed, and one action's inputs are not another's to read: a command comes to a file by the link in
+        // its root alone.
+        rustix::fs::fchmod(&directory, Mode::RWXU)?;
         let mut found = Vec::new();
         for shard in 0..SHARDS {
             let shard = folder.join(format!("{shard:02x}"));

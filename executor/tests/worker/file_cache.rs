@@ -147,6 +147,20 @@ fn a_file_has_one_mode_and_its_twin_the_other() {
     }
 }
 
+/// Names in the cache can be guessed from digests, and every action could read the inputs of all others by them.
+#[test]
+fn nobody_else_enters_the_cache() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join("inputs");
+    for _ in 0..2 {
+        drop(FileCache::open(&place, ROOMY, true).expect("opened"));
+        assert_eq!(std::fs::metadata(&place).expect("there").mode() & 0o777, 0o700);
+        // As an earlier version left it.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        std::fs::set_permissions(&place, open).expect("its mode");
+    }
+}
+
 /// Action writes, truncates, changes the mode: what the next one gets is as it was.
 #[test]
 fn copies_share_nothing_with_the_cache() {

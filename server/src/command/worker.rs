@@ -99,6 +99,8 @@ fn options(config: &WorkerConfig) -> Result<WorkerOptions, Failure> {
                     .map(Into::into)
                     .to_vec();
             arguments.extend(["--concurrency".into(), concurrency.into(), "--build-dir".into(), build.into()]);
+            // Where the worker and the commands are one user, no mode keeps the inputs of other actions from being read.
+            arguments.extend(["--hide".into(), config.dir.clone().into()]);
             RunnerSource::Child { command: RunnerCommand { program, arguments }, address }
         }
     };

@@ -21,6 +21,7 @@ pub(super) fn add(trials: &mut Trials) {
         "sandbox::the_machine_is_read_only_and_hides_what_is_hidden",
         the_machine_is_read_only_and_hides_what_is_hidden,
     );
+    trials.once("sandbox::nothing_of_the_workers_folder_is_seen", nothing_of_the_workers_folder_is_seen);
     trials.once("sandbox::the_input_root_can_be_the_root", the_input_root_can_be_the_root);
     trials.once("sandbox::a_command_is_who_it_was_told", a_command_is_who_it_was_told);
     trials.once("sandbox::nothing_opens_a_way_out", nothing_opens_a_way_out);
@@ -161,6 +162,22 @@ async fn the_machine_is_read_only_and_hides_what_is_hidden() {
         "{}",
         ended.stderr
     );
+}
+
+/// Only the build folder was hidden: the kept inputs of all actions, beside it, could be read by every command.
+async fn nothing_of_the_workers_folder_is_seen() {
+    let rig = Rig::start_with(Level::Sandbox, |options| {
+        let folder = options.build_dir.parent().expect("a folder around it").to_owned();
+        fs::create_dir(folder.join("inputs")).expect("a folder");
+        options.hidden.push(folder);
+    })
+    .await;
+    let action = rig.shell(&format!("ls {0}; pwd; cat f; echo made >{1}/made", rig.dir.path().display(), "$PWD"));
+    fs::write(action.root().join("f"), "an input\n").expect("an input");
+    let ended = action.run().await.expect("it runs");
+    let expected = format!("build\n{}\nan input\n", action.root().display());
+    assert_eq!((ended.exit_code, ended.stdout), (0, expected), "{}", ended.stderr);
+    assert_eq!(fs::read_to_string(action.root().join("made")).expect("made"), "made\n");
 }
 
 /// What BuildStream's commands need: a root of their own, with /dev, /proc and /tmp in it, and nothing of these left in the outputs.

@@ -8,6 +8,10 @@ use prost::Message as _;
 
 use super::ActionFault;
 use super::fault::excerpt;
+use super::place::NAME_BYTES_MAX;
+
+/// The longest that a symlink can hold: a longer one no worker could make.
+const TARGET_BYTES_MAX: usize = 4095;
 
 /// A directory whose names are sorted, unique over all three lists, and single segments.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,7 +53,7 @@ pub struct DirectoryEntry {
 pub struct SymlinkEntry {
     /// A single path segment.
     pub name: String,
-    /// Not empty, no NUL; it may lead anywhere.
+    /// Not empty, no NUL, no longer than a symlink can be; it may lead anywhere.
     pub target: String,
     /// Wishes for its times.
     pub properties: Option<NodeProperties>,
@@ -86,7 +90,8 @@ impl CheckedDirectory {
                 .push(DirectoryEntry { digest: digest(directory.digest.as_ref())?, name: directory.name });
         }
         for symlink in message.symlinks {
-            if symlink.target.is_empty() || symlink.target.contains('\0') {
+            let target = &symlink.target;
+            if target.is_empty() || target.contains('\0') || target.len() > TARGET_BYTES_MAX {
                 return Err(ActionFault::SymlinkTarget(excerpt(&symlink.name)));
             }
             checked.symlinks.push(SymlinkEntry {
@@ -113,7 +118,7 @@ impl CheckedDirectory {
 fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), ActionFault> {
     let mut before: Option<&str> = None;
     for name in names {
-        if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
+        if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) || name.len() > NAME_BYTES_MAX {
             return Err(ActionFault::Name(excerpt(name)));
         }
         match before {
@@ -177,7 +182,7 @@ mod tests {
 
     #[test]
     fn names_that_lead_elsewhere_are_refused() {
-        for name in ["", ".", "..", "/", "a/b", "../a", "/etc", "a\0"] {
+        for name in ["", ".", "..", "/", "a/b", "../a", "/etc", "a\0", &"n".repeat(256)] {
             for message in [directory(&[name], &[], &[]), directory(&[], &[name], &[]), directory(&[], &[], &[name])] {
                 let refused = CheckedDirectory::check(rule(), message);
                 assert!(matches!(refused, Err(ActionFault::Name(_))), "{name:?}: {refused:?}");
@@ -211,7 +216,10 @@ mod tests {
 
     #[test]
     fn symlinks_lead_somewhere() {
-        for target in ["", "a\0b"] {
+        let mut message = directory(&[], &[], &["s"]);
+        message.symlinks[0].target = "t".repeat(4095);
+        assert!(CheckedDirectory::check(rule(), message).is_ok());
+        for target in ["", "a\0b", &"t".repeat(4096)] {
             let mut message = directory(&[], &[], &["s"]);
             message.symlinks[0].target = target.to_owned();
             assert!(matches!(CheckedDirectory::check(rule(), message), Err(ActionFault::SymlinkTarget(_))));

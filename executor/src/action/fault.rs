@@ -15,7 +15,7 @@ pub enum ActionFault {
     #[error("{0}: {1}")]
     Digest(&'static str, WireError),
     /// A name in a directory that is no single segment of a path.
-    #[error("`{0}` is no name of a file: it is empty, `.` or `..`, or has a slash or a NUL in it")]
+    #[error("`{0}` is no name of a file: it is empty, `.` or `..`, has a slash or a NUL in it, or more than 255 bytes")]
     Name(String),
     /// The canonical form of a directory is sorted.
     #[error("the names in a directory are not sorted: `{0}` stands before `{1}`")]
@@ -23,10 +23,10 @@ pub enum ActionFault {
     /// One name for two things.
     #[error("a directory has two entries of the name `{0}`")]
     Duplicate(String),
-    /// Empty, or with a NUL in it.
-    #[error("the symlink `{0}` has no target, or one with a NUL in it")]
+    /// Empty, with a NUL in it, or longer than a symlink can be.
+    #[error("the symlink `{0}` has no target, or one with a NUL in it or of more than 4095 bytes")]
     SymlinkTarget(String),
-    /// A path that is absolute, ends in a slash, has a NUL in it, or leads out of the input root.
+    /// A path that is absolute, ends in a slash, has a NUL or too long a name in it, or leads out of the input root.
     #[error("{what} `{path}` {fault}")]
     Path {
         /// Which path.

@@ -5,7 +5,11 @@ use std::fmt;
 use super::ActionFault;
 use super::fault::excerpt;
 
-/// A path from the input root down, as segments none of which is empty, `.` or `..` or has a slash or a NUL in it. The root itself
+/// The longest name that a file system of a worker can give: with a longer one all of them would fail.
+pub(super) const NAME_BYTES_MAX: usize = 255;
+
+/// A path from the input root down, as segments none of which is empty, `.` or `..`, has a slash or a NUL in it or is longer than a
+/// name can be. The root itself
 /// has no segment. Whether what stands there is a directory, or a symlink that leads elsewhere, it does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RootPath {
@@ -19,7 +23,7 @@ impl RootPath {
     /// Follows `path` from here, by its letters alone: `.` stays, `..` goes up. `what` names the path in the fault.
     ///
     /// # Errors
-    /// [`ActionFault::Path`] for a path that is absolute, ends in a slash, has a NUL in it or leads out of the root.
+    /// [`ActionFault::Path`] for a path that is absolute, ends in a slash, has a NUL or too long a name in it or leads out of the root.
     pub fn join(&self, what: &'static str, path: &str) -> Result<Self, ActionFault> {
         let refused = |fault| ActionFault::Path { what, path: excerpt(path), fault };
         if path.starts_with('/') {
@@ -39,6 +43,7 @@ impl RootPath {
                 ".." => {
                     segments.pop().ok_or_else(|| refused("leads out of the input root"))?;
                 }
+                name if name.len() > NAME_BYTES_MAX => return Err(refused("has a name of more than 255 bytes in it")),
                 name => segments.push(name.to_owned()),
             }
         }
@@ -95,8 +100,10 @@ mod tests {
     #[test]
     fn a_path_out_of_the_root_is_refused() {
         let from = RootPath::ROOT.join("", "a/b").expect("a path");
-        for path in ["/", "/a", "a/", "../../..", "c/../../../../a/b", "a\0b"] {
+        let long = format!("c/{}/d", "n".repeat(256));
+        for path in ["/", "/a", "a/", "../../..", "c/../../../../a/b", "a\0b", &long] {
             assert!(matches!(from.join("output", path), Err(ActionFault::Path { .. })), "{path:?}");
         }
+        assert!(from.join("output", &long.replacen('n', "", 1)).is_ok());
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct NoneFree {
 }
 
 /// Whether this process can become users of the range: it is root, and not one of a user namespace without them.
-pub(super) fn are_available(range: UserIds) -> bool {
+pub fn are_available(range: UserIds) -> bool {
     let covers = |map: &str| {
         let lines = map.lines().filter_map(|line| {
             let mut fields = line.split_ascii_whitespace().map(str::parse::<u64>);

@@ -26,6 +26,7 @@ mod supervisor;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
+pub use identities::are_available as are_users_available;
 pub use options::{ContainerOptions, Isolation, IsolationError, Level, RunnerOptions, UserIds, UserIdsError};
 pub use request::RUN_OPTIONS_HEADER;
 pub use serve::{Runner, RunnerError};

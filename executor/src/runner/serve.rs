@@ -56,6 +56,16 @@ pub enum RunnerError {
         /// What failed, in the supervisor's words.
         reason: String,
     },
+    /// Each run at a time is a user of its own.
+    #[error(
+        "{concurrency} commands at once need as many users, and there are {users}: lower --concurrency, or name more by --uid-range"
+    )]
+    TooFewUsers {
+        /// Runs at once.
+        concurrency: usize,
+        /// In the range.
+        users: usize,
+    },
     /// The connection's machinery failed.
     #[error("serving ended: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -65,6 +75,7 @@ pub enum RunnerError {
 pub struct Runner {
     service: RunnerService,
     level: Level,
+    has_own_users: bool,
     listener: UnixListener,
     socket: PathBuf,
 }
@@ -87,6 +98,10 @@ impl Runner {
         options.hidden.push(options.build_dir.clone());
         options.shown = options.shown.iter().map(|path| resolve(path)).collect::<Result<_, _>>()?;
         let own_id = identities::are_available(options.user_ids).then_some(options.user_ids.first);
+        let users = (options.user_ids.last - options.user_ids.first) as usize + 1;
+        if own_id.is_some() && options.concurrency > users {
+            return Err(RunnerError::TooFewUsers { concurrency: options.concurrency, users });
+        }
         let level = match options.isolation {
             Isolation::Only(level) => {
                 probe::try_level(&options, level, own_id)
@@ -122,7 +137,20 @@ impl Runner {
         };
         let listen = |source| RunnerError::Listen { path: socket.to_owned(), source };
         let listener = bind(socket).await.map_err(listen)?;
-        Ok(Self { service: RunnerService::new(options, level, cgroups), level, listener, socket: socket.to_owned() })
+        Ok(Self {
+            service: RunnerService::new(options, level, cgroups),
+            level,
+            has_own_users: own_id.is_some(),
+            listener,
+            socket: socket.to_owned(),
+        })
+    }
+
+    /// The line by which who started this process learns what it got: `level NAME`, and ` own-users` behind it when each run is a
+    /// user of its own, who can alter nothing that is another's.
+    pub fn first_line(&self) -> String {
+        let own_users = if self.has_own_users { " own-users" } else { "" };
+        format!("level {}{own_users}", self.level.name())
     }
 
     /// What commands run at.

@@ -56,15 +56,32 @@ impl ExecutionFault {
     }
 }
 
-/// What a client is told that has to upload blobs: all in one detail, each once, by the name it knows.
+/// Bytes of violations that are listed: a client gets them in trailers, of which many take no more than 8 KiB.
+const LISTED_BYTES_MAX: usize = 4 * 1024;
+/// What a violation takes beside its subject.
+const VIOLATION_OVERHEAD_BYTES: usize = 16;
+
+/// What a client is told that has to upload blobs: in one detail, each once, by the name it knows, and as many as fit. One that
+/// uploads these and asks again gets on.
 pub(crate) fn missing_status(mut digests: Vec<Digest>) -> rpc::Status {
     digests.sort_by_key(subject);
     digests.dedup();
-    let violations: Vec<PreconditionViolation> =
-        digests.iter().map(|digest| PreconditionViolation::new("MISSING", subject(digest), "")).collect();
+    let mut listed_bytes = 0;
+    let violations: Vec<PreconditionViolation> = digests
+        .iter()
+        .map(subject)
+        .take_while(|subject| {
+            listed_bytes += subject.len() + VIOLATION_OVERHEAD_BYTES;
+            listed_bytes <= LISTED_BYTES_MAX
+        })
+        .map(|subject| PreconditionViolation::new("MISSING", subject, ""))
+        .collect();
     let message = match digests.as_slice() {
         [digest] => format!("the blob {digest} is not in the cache"),
-        digests => format!("{} blobs are not in the cache", digests.len()),
+        digests if digests.len() == violations.len() => format!("{} blobs are not in the cache", digests.len()),
+        digests => {
+            format!("{} blobs are not in the cache; the first {} are listed", digests.len(), violations.len())
+        }
     };
     let details = ErrorDetails::with_precondition_failure(violations);
     let status = tonic::Status::with_error_details(Code::FailedPrecondition, message, details);
@@ -96,6 +113,24 @@ impl From<ClientError> for ExecutionFault {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
                 Self::Machine(format!("{error}{cause}"))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cask_index::{DigestFunction, Hasher};
+
+    use super::*;
+
+    #[test]
+    fn no_more_missing_blobs_are_listed_than_a_client_can_take() {
+        for (count, is_cut) in [(1, false), (3, false), (100_000_u32, true)] {
+            let digests = (0..count).map(|n| Hasher::digest(DigestFunction::Sha256, &n.to_le_bytes())).collect();
+            let status = missing_status(digests);
+            assert!(status.encoded_len() < 6 * 1024, "{count}: {} bytes", status.encoded_len());
+            assert_eq!(status.message.contains("are listed"), is_cut, "{}", status.message);
+            assert!(!status.details.is_empty());
         }
     }
 }

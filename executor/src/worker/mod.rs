@@ -63,7 +63,7 @@ const DIRECTORY_ENTRIES_MAX: usize = 500_000;
 /// Whether input files are given to commands as links to the cache's own files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkInputs {
-    /// Only if commands run as another user and so cannot alter them: when the worker is root and started the runner itself.
+    /// Only if commands run as another user and so cannot alter them: when the worker started the runner, and that says so.
     Auto,
     /// Commands are trusted not to alter their inputs.
     Always,
@@ -159,6 +159,13 @@ pub enum WorkerError {
     /// Two workers, one folder.
     #[error("another worker uses the folder {}", .0.display())]
     FolderInUse(PathBuf),
+    /// Commands have users of their own, who cannot come to their folders.
+    #[error(
+        "commands run as users of their own, and these cannot pass the folder {}, a folder above --dir is closed or --dir is: \
+         name another, or let everybody pass it (chmod o+x)",
+        .0.display()
+    )]
+    FolderClosed(PathBuf),
     /// The runner that was to be started.
     #[error("cannot start the runner {}: {error}", program.display())]
     Runner {
@@ -166,6 +173,17 @@ pub enum WorkerError {
         program: PathBuf,
         /// What the system said.
         error: std::io::Error,
+    },
+    /// The server will not let this worker in, whenever it asks.
+    #[error(
+        "the server refuses this worker: {}",
+        if *.code == tonic::Code::Unimplemented { "it runs no actions; start it with --execution" } else { .message }
+    )]
+    Refused {
+        /// What the server said.
+        code: tonic::Code,
+        /// Its words.
+        message: String,
     },
     /// The runner does not answer.
     #[error("{0}")]
@@ -184,6 +202,7 @@ pub fn build_folder(dir: &std::path::Path) -> PathBuf {
 pub async fn run(options: WorkerOptions, asks: Asks, connected: impl Fn()) -> Result<Ended, WorkerError> {
     let folder = |path: PathBuf| move |error| WorkerError::Folder { path, error };
     let dir = options.dir.clone();
+    let is_new = !dir.exists();
     std::fs::create_dir_all(&dir).map_err(folder(dir.clone()))?;
     let _lock = lock(&dir)?;
     let channel = connection::channel(&options.server)?;
@@ -202,10 +221,23 @@ pub async fn run(options: WorkerOptions, asks: Asks, connected: impl Fn()) -> Re
             Some(child.map_err(|error| WorkerError::Runner { program, error })?)
         }
     };
+    if let Some(child) = &child
+        && child.has_own_users
+    {
+        if is_new {
+            // Whatever this process's umask is.
+            let passable = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+            std::fs::set_permissions(&dir, passable).map_err(folder(dir.clone()))?;
+        }
+        if let Some(closed) = closed_folder(&build, &child.level).map_err(folder(build.clone()))? {
+            return Err(WorkerError::FolderClosed(closed));
+        }
+    }
     let links = match options.link_inputs {
         LinkInputs::Always => true,
         LinkInputs::Never => false,
-        LinkInputs::Auto => child.is_some() && rustix::process::geteuid().is_root(),
+        // Root is not enough: in a user namespace it may have no other user to run commands as.
+        LinkInputs::Auto => child.as_ref().is_some_and(|child| child.has_own_users),
     };
     let inputs = dir.join("inputs");
     let files = FileCache::open(&inputs, options.file_cache, links).map_err(folder(inputs))?;
@@ -248,7 +280,29 @@ pub async fn run(options: WorkerOptions, asks: Asks, connected: impl Fn()) -> Re
     if let Some(child) = child {
         child.end().await;
     }
-    Ok(ended)
+    ended.map_err(|status| WorkerError::Refused { code: status.code(), message: status.message().to_owned() })
+}
+
+/// What a sandbox covers with folders of its own: whether the machine's are closed does not matter to who is in it.
+const COVERED: [&str; 6] = ["/tmp", "/var/tmp", "/dev", "/run", "/home", "/root"];
+
+/// The first folder above the build folder that not everybody may pass: absolute paths through it would fail for commands that
+/// are not the worker's user. An engine brings its folders in itself.
+fn closed_folder(build: &std::path::Path, level: &str) -> std::io::Result<Option<PathBuf>> {
+    use std::os::unix::fs::MetadataExt as _;
+    if level == "container" {
+        return Ok(None);
+    }
+    let build = std::fs::canonicalize(build)?;
+    for above in build.ancestors().skip(1) {
+        if level == "sandbox" && COVERED.iter().any(|covered| above.starts_with(covered)) {
+            continue;
+        }
+        if std::fs::metadata(above)?.mode() & 0o001 == 0 {
+            return Ok(Some(above.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// What a level of isolation can do whatever the action asks for. What the operator said of the same names counts.

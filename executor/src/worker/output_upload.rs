@@ -11,12 +11,14 @@ use std::{
 use bytes::Bytes;
 use cask_index::Digest;
 use tokio::task::JoinSet;
+use tonic::Code;
 
 use super::{
     beneath::{Obstacle, open_directory, open_file},
     fault::ExecutionFault,
 };
 use crate::{
+    ClientError,
     action::RootPath,
     client::{BlobSource, RemoteCache},
 };
@@ -52,7 +54,14 @@ impl OutputUpload {
     /// Uploads what the cache does not have.
     ///
     /// Cancel safe: an upload dropped midway stores nothing.
-    pub(crate) async fn upload(mut self, cache: &RemoteCache) -> Result<(), ExecutionFault> {
+    pub(crate) async fn upload(self, cache: &RemoteCache) -> Result<(), ExecutionFault> {
+        self.send(cache).await.map_err(|fault| match fault {
+            UploadFault::Cache(error) => refusal(error),
+            UploadFault::Task(error) => ExecutionFault::Machine(format!("an upload ended badly: {error}")),
+        })
+    }
+
+    async fn send(mut self, cache: &RemoteCache) -> Result<(), UploadFault> {
         self.blobs.retain(|digest, _| !digest.is_empty_blob());
         if self.blobs.is_empty() {
             return Ok(());
@@ -83,13 +92,25 @@ impl OutputUpload {
     }
 }
 
-type Ended = Option<Result<Result<(), crate::ClientError>, tokio::task::JoinError>>;
+#[derive(Debug, thiserror::Error)]
+enum UploadFault {
+    #[error(transparent)]
+    Cache(#[from] ClientError),
+    #[error(transparent)]
+    Task(#[from] tokio::task::JoinError),
+}
 
-fn ended(outcome: Ended) -> Result<(), ExecutionFault> {
-    match outcome {
-        None | Some(Ok(Ok(()))) => Ok(()),
-        Some(Ok(Err(error))) => Err(error.into()),
-        Some(Err(error)) => Err(ExecutionFault::Machine(format!("an upload ended badly: {error}"))),
+fn ended(outcome: Option<Result<Result<(), ClientError>, tokio::task::JoinError>>) -> Result<(), UploadFault> {
+    Ok(outcome.transpose()?.transpose().map(drop)?)
+}
+
+/// What the cache will not take from this worker, a blob larger than it stores, it takes from no other.
+fn refusal(error: ClientError) -> ExecutionFault {
+    match error {
+        ClientError::Refused { code: Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange, message } => {
+            ExecutionFault::precondition(format!("the cache does not take the outputs: {message}"))
+        }
+        error => error.into(),
     }
 }
 
@@ -120,5 +141,30 @@ impl BlobSource for PlacedFile {
             Ok(file)
         });
         Ok(tokio::fs::File::from_std(opened.await.map_err(std::io::Error::other)??))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An output that no cache of this server takes was tried on one worker after the other.
+    #[test]
+    fn what_the_cache_never_takes_is_the_actions_fault() {
+        for (code, is_actions) in [
+            (Code::InvalidArgument, true),
+            (Code::FailedPrecondition, true),
+            (Code::OutOfRange, true),
+            (Code::Unimplemented, false),
+            (Code::DataLoss, false),
+        ] {
+            let fault = refusal(ClientError::Refused { code, message: "too large".to_owned() });
+            let expected = Code::FailedPrecondition as i32;
+            match fault {
+                ExecutionFault::Refused(status) => assert!(is_actions && status.code == expected, "{code:?}"),
+                ExecutionFault::Machine(_) => assert!(!is_actions, "{code:?}"),
+                ExecutionFault::Missing(_) => panic!("{code:?}"),
+            }
+        }
     }
 }

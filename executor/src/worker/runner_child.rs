@@ -22,7 +22,8 @@ const END_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a runner may take to try out what works here.
 const START_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// How to start a runner. It is to end when its standard input does, and to print `level NAME` when it listens.
+/// How to start a runner. It is to end when its standard input does, and to print `level NAME`, or `level NAME own-users`, when it
+/// listens.
 #[derive(Clone, Debug)]
 pub struct RunnerCommand {
     /// The program.
@@ -47,6 +48,8 @@ impl RunnerCommand {
 pub(crate) struct RunnerChild {
     /// How it keeps commands apart.
     pub(crate) level: String,
+    /// Whether each command is a user of its own, and not the worker's.
+    pub(crate) has_own_users: bool,
     end: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -57,7 +60,7 @@ impl RunnerChild {
         let mut child = client.start_exclusively(|| command.spawn()).await?;
         // Waiting for a child closes its input, which asks this one to end: its input is kept apart.
         let mut input = child.stdin.take();
-        let level = level(&mut child).await?;
+        let (level, has_own_users) = level(&mut child).await?;
         let (end, mut ended) = oneshot::channel();
         let task = tokio::spawn(async move {
             loop {
@@ -85,7 +88,7 @@ impl RunnerChild {
                 };
             }
         });
-        Ok(Self { level, end, task })
+        Ok(Self { level, has_own_users, end, task })
     }
 
     /// Ends the runner, with all that it runs.
@@ -96,7 +99,7 @@ impl RunnerChild {
 }
 
 /// What a runner prints first. One that ends before has said on standard error why.
-async fn level(child: &mut Child) -> std::io::Result<String> {
+async fn level(child: &mut Child) -> std::io::Result<(String, bool)> {
     let output: ChildStdout = child.stdout.take().ok_or_else(|| std::io::Error::other("it has no standard output"))?;
     let mut line = String::new();
     let mut output = BufReader::new(output);
@@ -105,7 +108,10 @@ async fn level(child: &mut Child) -> std::io::Result<String> {
         Err(_) => return Err(std::io::Error::other("it did not say in time that it listens")),
     };
     match line.trim_end().strip_prefix("level ") {
-        Some(level) => Ok(level.to_owned()),
+        Some(words) => Ok(match words.strip_suffix(" own-users") {
+            Some(level) => (level.to_owned(), true),
+            None => (words.to_owned(), false),
+        }),
         None => Err(std::io::Error::other("it ended before it listened; its words are above")),
     }
 }

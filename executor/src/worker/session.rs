@@ -5,7 +5,8 @@
 //!                        `--- Cancel, not kept by Welcome -->   "
 //! ```
 //! The stream may break at any time; leases do not mind. They run on, their results are kept, and the next stream begins by naming them. The server
-//! says which it still counts on. A worker connects again for ever: it is the server's to decide whether it is lost.
+//! says which it still counts on. A worker that was let in once connects again for ever: it is the server's to decide whether it is
+//! lost. One that the server refuses for what it is, before it ever let it in, ends.
 //!
 //! One task owns all of it. Executions are tasks of their own and speak to it through a channel.
 
@@ -13,7 +14,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use cask_proto::{
     InstanceName,
-    reapi::Platform,
+    reapi::{ActionResult, ExecuteResponse, Platform},
+    rpc,
     workers::{
         Assignment, Drain, Finished, FromWorker, Heartbeat, Hello, Progress, ToWorker, Welcome, from_worker, to_worker,
         workers_client::WorkersClient,
@@ -33,6 +35,8 @@ use super::execution::{Parts, execute};
 const OUTBOX_MESSAGES_MAX: usize = 1024;
 /// An `ExecuteResponse` may hold 128 KiB of what was printed.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The largest `ExecuteResponse` that is sent: below the 4 MiB that servers and clients take by default, with room for what is around it.
+const RESPONSE_BYTES_MAX: usize = (4 << 20) - (64 << 10);
 const RECONNECT_PAUSE_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long a server may take to say welcome.
@@ -112,8 +116,9 @@ impl Session {
         }
     }
 
-    /// Until drained. All that runs is stopped at the end.
-    pub(crate) async fn run(mut self, mut asks: Asks, connected: impl Fn()) -> Ended {
+    /// Until drained. All that runs is stopped at the end. The error is the answer of a server that will never let this worker in.
+    pub(crate) async fn run(mut self, mut asks: Asks, connected: impl Fn()) -> Result<Ended, Status> {
+        let mut was_let_in = false;
         let mut pause = RECONNECT_PAUSE_FIRST;
         loop {
             let mut welcomed = false;
@@ -122,10 +127,16 @@ impl Session {
                 connected();
             });
             match turn.await {
-                Turn::Over(ended) => return ended,
+                Turn::Over(ended) => return Ok(ended),
                 Turn::Broken(status) => {
                     if welcomed {
+                        was_let_in = true;
                         pause = RECONNECT_PAUSE_FIRST;
+                    }
+                    let is_final =
+                        matches!(status.code(), Code::InvalidArgument | Code::Unimplemented | Code::PermissionDenied);
+                    if is_final && !was_let_in {
+                        return Err(status);
                     }
                     let advice = match status.code() {
                         Code::Unimplemented => "; the server runs no actions: start it with execution",
@@ -140,7 +151,7 @@ impl Session {
                         "no stream to the server{advice}; connecting again"
                     );
                     if let Some(ended) = self.wait(&mut asks, pause).await {
-                        return ended;
+                        return Ok(ended);
                     }
                     pause = (pause * 2).min(RECONNECT_PAUSE_MAX);
                 }
@@ -362,6 +373,7 @@ impl Session {
                 Finished { lease_id: id, response: None, worker_fault: true }
             }
         };
+        let finished = bounded(finished);
         let lease = self.leases.get_mut(&finished.lease_id)?;
         *lease = Lease::Finished(Box::new(finished.clone()));
         Some(finished)
@@ -391,6 +403,28 @@ impl Session {
         self.tasks.abort_all();
         Ended::CutOff { leases: self.leases.len() }
     }
+}
+
+/// A result that the stream cannot carry would break it each time that it is said; without the names of its outputs it can be, and is
+/// refused for good.
+fn bounded(mut finished: Finished) -> Finished {
+    let size = finished.response.as_ref().map_or(0, prost::Message::encoded_len);
+    if size <= RESPONSE_BYTES_MAX {
+        return finished;
+    }
+    let message = format!(
+        "the result names so many outputs that it has {size} bytes; {RESPONSE_BYTES_MAX} are the most that can be told"
+    );
+    let status = rpc::Status { code: Code::FailedPrecondition as i32, message, ..rpc::Status::default() };
+    let result = finished.response.take().and_then(|response| response.result).map(|result| ActionResult {
+        exit_code: result.exit_code,
+        stdout_digest: result.stdout_digest,
+        stderr_digest: result.stderr_digest,
+        execution_metadata: result.execution_metadata,
+        ..ActionResult::default()
+    });
+    finished.response = Some(ExecuteResponse { result, status: Some(status), ..ExecuteResponse::default() });
+    finished
 }
 
 struct Outbox(mpsc::Sender<FromWorker>);

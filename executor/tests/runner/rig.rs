@@ -229,7 +229,7 @@ pub(crate) fn runner_process() -> Option<ExitCode> {
         let mut options = RunnerOptions::new(dir.join("build"));
         options.isolation = level;
         let runner = Runner::start(options, &dir.join("socket")).await.unwrap_or_else(|error| panic!("{error}"));
-        println!("level {}", runner.level().name());
+        println!("{}", runner.first_line());
         runner.serve(std::future::pending()).await.expect("serving goes on");
     });
     Some(ExitCode::SUCCESS)

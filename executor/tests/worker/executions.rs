@@ -232,3 +232,22 @@ async fn a_cancelled_command_is_ended_and_its_folder_removed() {
     let action = scripted(&farm, "echo next");
     assert_eq!(session.execute(action).await.result.expect("set").stdout_raw, "next\n");
 }
+
+/// A result over 4 MiB broke the worker's stream, and was sent again to the next one, for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_no_stream_carries_is_refused() {
+    let mut farm = Farm::start().await;
+    let paths = (0..1300).map(|n| format!("l{n}")).collect();
+    let script =
+        "t=$(printf %4000s | tr ' ' t); i=0; while [ $i -lt 1300 ]; do ln -s $t l$i; i=$((i+1)); done; echo made";
+    let command = re::Command { output_paths: paths, ..sh(script) };
+    let action = farm.action(&command, Root::default().put(&farm.server));
+    let mut session = farm.session().await;
+    let response = session.execute(action).await;
+    let status = response.status.expect("set");
+    assert_eq!(status.code, Code::FailedPrecondition as i32, "{status:?}");
+    let result = response.result.expect("what is known of it");
+    assert!(result.stdout_digest.is_some() && result.execution_metadata.is_some());
+    let action = scripted(&farm, "echo next");
+    assert_eq!(session.execute(action).await.result.expect("set").stdout_raw, "next\n");
+}

@@ -183,3 +183,69 @@ async fn a_runner_that_the_worker_started_lives_as_long_as_the_worker() {
     farm.asks.send(()).await.expect("the worker lives");
     assert_eq!(soon(farm.worker).await.expect("no panic").expect("no error"), Ended::Drained);
 }
+
+/// A root of a user namespace with one user ran commands as itself, over links into its cache: they could alter the inputs of others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inputs_are_links_only_where_the_runner_has_users_for_commands() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    for (words, links) in [("host", 1), ("sandbox", 1), ("sandbox own-users", 2)] {
+        let script = format!("echo level {words}; cat");
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        let mut farm = Farm::start_in(folder, |options| {
+            let RunnerSource::Address(address) = options.runner.clone() else { panic!("set by the farm") };
+            let arguments = vec!["-c".into(), script.into()];
+            let command = RunnerCommand { program: "/bin/sh".into(), arguments };
+            options.runner = RunnerSource::Child { command, address };
+        })
+        .await;
+        let mut session = farm.session().await;
+        let root = Root::default().file(&farm.server, "input", "words", false).put(&farm.server);
+        let action = farm.action(&sh("test $(stat -c %h input) = 1 || exit 2"), root);
+        let result = session.execute(action).await.result.expect("a result");
+        assert_eq!(result.exit_code, if links == 1 { 0 } else { 2 }, "{words}");
+        assert_eq!(farm.folder.path().join("worker/inputs").metadata().expect("there").mode() & 0o777, 0o700);
+    }
+}
+
+/// Root's default folder was in its home: commands ran as others and could not come to their temporary folder.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_commands_cannot_reach_is_refused_at_the_start() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o750)).expect("its mode");
+    let farm = Farm::start_in(folder, |options| {
+        let RunnerSource::Address(address) = options.runner.clone() else { panic!("set by the farm") };
+        let arguments = vec!["-c".into(), "echo level host own-users; cat".into()];
+        let command = RunnerCommand { program: "/bin/sh".into(), arguments };
+        options.runner = RunnerSource::Child { command, address };
+    })
+    .await;
+    let folder = farm.folder.path().canonicalize().expect("it is there");
+    let refused = soon(farm.worker).await.expect("no panic").expect_err("the folder is closed").to_string();
+    assert!(refused.contains(&format!("cannot pass the folder {},", folder.display())), "{refused}");
+}
+
+/// A worker that could never be let in tried for ever, and looked as if it waited for its server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_never_let_in_says_so_and_ends() {
+    for (refusal, words) in [
+        (tonic::Status::invalid_argument("concurrency has to be 1 to 1024"), "concurrency has to be"),
+        (tonic::Status::unimplemented("no such service"), "start it with --execution"),
+        (tonic::Status::permission_denied("not you"), "not you"),
+    ] {
+        // Let in once, it comes back whatever it hears.
+        let mut farm = Farm::start().await;
+        let session = farm.session().await;
+        farm.server.state().refusal = Some(refusal);
+        let (_asks, asked) = tokio::sync::mpsc::channel(1);
+        let mut options = farm.options.clone();
+        options.dir = farm.path().join("second");
+        let second = soon(cask_executor::worker::run(options, asked, || {})).await;
+        let error = second.expect_err("it is not let in").to_string();
+        assert!(error.contains(words), "{error}");
+        drop(session);
+        farm.server.state().refusal = None;
+        drop(farm.session().await);
+    }
+}

@@ -125,8 +125,8 @@ pub(super) fn run(arguments: RunnerArguments) -> Result<(), Failure> {
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let runner = Runner::start(options, socket).await.map_err(|error| Failure::Run(error.to_string()))?;
-        // Who started this one reads here which level it got.
-        print_line(format_args!("level {}", runner.level().name()))?;
+        // Who started this one reads here what it got.
+        print_line(format_args!("{}", runner.first_line()))?;
         tracing::info!(event = "runner.started", level = runner.level().name(), listen = %arguments.listen, "running commands");
         let ended = async {
             tokio::select! {

@@ -151,7 +151,7 @@ impl View {
 
     fn changed(&mut self, cache: &RemoteCache, before: &OperationState, now: &OperationState) {
         if before.stage == Stage::Executing && now.stage == Stage::Queued {
-            self.status.note(format_args!("the worker was lost; queued again"));
+            self.status.note(format_args!("queued again"));
         }
         self.stdout.follow(cache, &now.stdout_stream_name);
         self.stderr.follow(cache, &now.stderr_stream_name);

@@ -8,6 +8,7 @@ mod settings;
 
 use std::path::PathBuf;
 
+use cask_executor::runner::{UserIds, are_users_available};
 use cask_executor::worker::{
     self, Ended, FileCacheLimits, RunnerCommand, RunnerSource, WorkerError, WorkerLimits, WorkerOptions,
 };
@@ -35,8 +36,10 @@ pub(crate) struct WorkerArguments {
 }
 
 pub(super) fn run(arguments: WorkerArguments) -> Result<(), Failure> {
+    // Root's own folder is closed to the users that its runner runs commands as.
+    let has_own_users = are_users_available(UserIds::default());
     let machine = Machine {
-        cache_folder: Surroundings::of_process().cache_folder,
+        cache_folder: if has_own_users { Some("/var/cache".into()) } else { Surroundings::of_process().cache_folder },
         host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         processors: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
     };
@@ -101,6 +104,7 @@ fn options(config: &WorkerConfig) -> Result<WorkerOptions, Failure> {
             arguments.extend(["--concurrency".into(), concurrency.into(), "--build-dir".into(), build.into()]);
             // Where the worker and the commands are one user, no mode keeps the inputs of other actions from being read.
             arguments.extend(["--hide".into(), config.dir.clone().into()]);
+            arguments.extend(config.runner_arguments.iter().map(Into::into));
             RunnerSource::Child { command: RunnerCommand { program, arguments }, address }
         }
     };

@@ -92,6 +92,8 @@ def run(name, description, prepare, scenarios, finish=lambda client: None):
     # A caller's time limit ends the script the orderly way too: no server and no scratch folder stay behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=f"cask-{name}-"))
+    # Root's worker runs commands as others, who have to pass it.
+    scratch.chmod(0o755)
     # Workers run commands as users that own nothing here.
     scratch.chmod(0o755)
     client = None

@@ -18,6 +18,9 @@ struct Farm {
 impl Farm {
     fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        // Root's worker runs commands as others, who have to pass it.
+        let passable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), passable).expect("its mode");
         let server = Server::start(&folder.path().join("store"), |command| {
             command.arg("--execution");
         });

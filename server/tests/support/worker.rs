@@ -45,6 +45,9 @@ impl Worker {
     /// A worker that is connected to the server.
     pub(crate) fn start(server: &Server, options: &WorkerOptions) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        // Root's worker runs commands as others, who have to pass it.
+        let passable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), passable).expect("its mode");
         let mut command = Command::new(env!("CARGO_BIN_EXE_cask"));
         command.args(["worker", "--server", &format!("grpc://{}", server.address()), "--name", &options.name]);
         command.args(["--concurrency", &options.concurrency.to_string(), "--instance", &options.instance]);

@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) tools: Vec<String>,
     /// Digests that `Read` and `BatchReadBlobs` wait with until the test lets them go.
     pub(crate) gate: Option<Arc<tokio::sync::Semaphore>>,
+    /// What workers are told instead of a stream.
+    pub(crate) refusal: Option<tonic::Status>,
 }
 
 /// A server.
@@ -110,7 +112,11 @@ impl Farm {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut WorkerOptions)) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        Self::start_in(tempfile::tempdir().expect("a folder"), change).await
+    }
+
+    /// One whose worker has its folder in this one.
+    pub(crate) async fn start_in(folder: tempfile::TempDir, change: impl FnOnce(&mut WorkerOptions)) -> Self {
         let (server, sessions) = FakeServer::new();
         let dir = folder.path().join("worker");
         let socket = folder.path().join("runner.sock");

@@ -20,6 +20,9 @@ impl Workers for FakeServer {
     type SessionStream = UnboundedReceiverStream<Result<ToWorker, Status>>;
 
     async fn session(&self, request: Request<Streaming<FromWorker>>) -> Result<Response<Self::SessionStream>, Status> {
+        if let Some(refusal) = self.state().refusal.clone() {
+            return Err(refusal);
+        }
         let (to, messages) = mpsc::unbounded_channel();
         let session = FakeSession {
             from: request.into_inner(),

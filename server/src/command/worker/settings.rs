@@ -27,7 +27,8 @@ pub(super) struct WorkerSettings {
     #[arg(long, value_name = "NAME", env = "CASK_WORKER_NAME")]
     name: Option<String>,
 
-    /// Folder for input files and running actions, made if absent, with room for both [default: cask-worker in the user's cache folder]
+    /// Folder for input files and running actions, made if absent, with room for both [default:
+    /// /var/cache/cask-worker for root, cask-worker in the user's cache folder for others]
     #[arg(long, value_name = "DIR", env = "CASK_WORKER_DIR")]
     dir: Option<PathBuf>,
 
@@ -55,8 +56,19 @@ pub(super) struct WorkerSettings {
     #[arg(long, value_name = "LEVEL", env = "CASK_WORKER_ISOLATION", value_enum, hide_possible_values = true)]
     isolation: Option<Isolation>,
 
-    /// Whether commands get links to the kept input files, or copies: auto (links if the worker is root and started the runner,
-    /// since commands then run as others), always (commands are trusted not to alter them) or never [default: auto]
+    /// A flag for the runner that is started, as `cask runner --help` has them: --runner-argument=--container-image=debian:12. May be
+    /// repeated
+    #[arg(
+        long,
+        value_name = "FLAG",
+        env = "CASK_WORKER_RUNNER_ARGUMENT",
+        value_delimiter = ';',
+        allow_hyphen_values = true
+    )]
+    runner_argument: Option<Vec<String>>,
+
+    /// Whether commands get links to the kept input files, or copies: auto (links if the runner that the worker started runs commands
+    /// as other users, which takes root), always (commands are trusted not to alter them) or never [default: auto]
     #[arg(long, value_name = "WHEN", env = "CASK_WORKER_LINK_INPUTS", value_enum, hide_possible_values = true)]
     link_inputs: Option<When>,
 
@@ -153,6 +165,8 @@ pub(super) struct WorkerConfig {
     pub(super) cache_files: usize,
     pub(super) runner: Option<String>,
     pub(super) isolation: Isolation,
+    /// Told to the runner that is started, behind what the worker says itself.
+    pub(super) runner_arguments: Vec<String>,
     pub(super) link_inputs: LinkInputs,
     pub(super) input_root_as_root: InputRootAsRoot,
     pub(super) drain_timeout: TimeSpan,
@@ -174,16 +188,17 @@ pub(super) enum WorkerConfigError {
     #[error("--concurrency must be at most {CONCURRENCY_MAX}")]
     TooMany,
     #[error(
-        "--isolation is for the runner that the worker starts, and --runner names one that runs already; leave one of them out"
+        "--{0} is for the runner that the worker starts, and --runner names one that runs already; leave one of them out"
     )]
-    IsolationOfAnother,
+    ForAnother(&'static str),
 }
 
 const SERVER_DEFAULT: &str = "grpc://127.0.0.1:8980";
 const CACHE_SIZE_DEFAULT: ByteSize = ByteSize(10 << 30);
 const CACHE_FILES_DEFAULT: usize = 1_000_000;
 const DRAIN_TIMEOUT_DEFAULT: TimeSpan = TimeSpan(Duration::from_secs(15 * 60));
-const CONCURRENCY_MAX: u32 = 10_000;
+/// A server lets in no worker that wants more.
+const CONCURRENCY_MAX: u32 = 1024;
 
 /// What the process finds around it; a parameter, so that tests need no environment.
 pub(super) struct Machine {
@@ -213,7 +228,7 @@ impl WorkerConfig {
         let dir = settings.dir.or_else(|| machine.cache_folder.map(|folder| folder.join("cask-worker")));
         let dir = dir.ok_or(WorkerConfigError::NoFolder)?;
         let dir = std::path::absolute(&dir).map_err(|error| WorkerConfigError::Folder { path: dir.clone(), error })?;
-        let concurrency = match settings.concurrency.unwrap_or(machine.processors) {
+        let concurrency = match settings.concurrency.unwrap_or(machine.processors.min(CONCURRENCY_MAX)) {
             0 => return Err(WorkerConfigError::Zero("concurrency")),
             count if count > CONCURRENCY_MAX => return Err(WorkerConfigError::TooMany),
             count => count,
@@ -227,7 +242,10 @@ impl WorkerConfig {
             return Err(WorkerConfigError::Zero("cache-files"));
         }
         if settings.runner.is_some() && settings.isolation.is_some() {
-            return Err(WorkerConfigError::IsolationOfAnother);
+            return Err(WorkerConfigError::ForAnother("isolation"));
+        }
+        if settings.runner.is_some() && settings.runner_argument.is_some() {
+            return Err(WorkerConfigError::ForAnother("runner-argument"));
         }
         Ok(Self {
             server: settings.server.unwrap_or_else(|| SERVER_DEFAULT.to_owned()),
@@ -240,6 +258,7 @@ impl WorkerConfig {
             cache_files,
             runner: settings.runner,
             isolation: settings.isolation.unwrap_or(Isolation::Auto),
+            runner_arguments: settings.runner_argument.unwrap_or_default(),
             link_inputs: match settings.link_inputs.unwrap_or(When::Auto) {
                 When::Auto => LinkInputs::Auto,
                 When::Always => LinkInputs::Always,
@@ -270,6 +289,7 @@ impl WorkerSettings {
             cache_files: self.cache_files.or(weaker.cache_files),
             runner: self.runner.or(weaker.runner),
             isolation: self.isolation.or(weaker.isolation),
+            runner_argument: self.runner_argument.or(weaker.runner_argument),
             link_inputs: self.link_inputs.or(weaker.link_inputs),
             input_root_as_root: self.input_root_as_root.or(weaker.input_root_as_root),
             drain_timeout: self.drain_timeout.or(weaker.drain_timeout),
@@ -375,6 +395,7 @@ mod tests {
             cache_size = "1GiB"
             cache_files = 10
             isolation = "sandbox"
+            runner_argument = ["--container-image=debian:12", "--memory=2GiB"]
             link_inputs = "always"
             input_root_as_root = "never"
             drain_timeout = "1m"
@@ -391,6 +412,7 @@ mod tests {
         assert_eq!((config.server.as_str(), config.instance.as_str()), ("unix:/run/cask.sock", "main"));
         assert_eq!((config.name.as_str(), config.concurrency, config.cache_files), ("w1", 8, 10));
         assert_eq!((config.cache_size, config.isolation), (ByteSize(1 << 30), Isolation::Sandbox));
+        assert_eq!(config.runner_arguments, ["--container-image=debian:12", "--memory=2GiB"]);
         assert_eq!((config.link_inputs, config.input_root_as_root), (LinkInputs::Always, InputRootAsRoot::Never));
         assert_eq!((config.drain_timeout.0.as_secs(), config.log_format), (60, LogFormat::Json));
         let platforms: Vec<_> = config.platforms.iter().map(properties).collect();
@@ -407,6 +429,7 @@ mod tests {
     fn what_cannot_be_meant_says_what_to_do() {
         for (text, error) in [
             ("concurrency = 0", "--concurrency must be at least 1"),
+            ("concurrency = 1025", "--concurrency must be at most 1024"),
             ("cache_size = 0", "--cache-size must be at least 1"),
             ("concurency = 4", "worker.toml: unknown key \"concurency\"; did you mean \"concurrency\"?"),
             ("platform = [\"big\"]", "worker.toml: line 1: \"big\" is no property; write NAME=VALUE"),
@@ -417,6 +440,10 @@ mod tests {
             (
                 "runner = \"unix:/r\"\nisolation = \"host\"",
                 "--isolation is for the runner that the worker starts, and --runner names one that runs already; leave one of them out",
+            ),
+            (
+                "runner = \"unix:/r\"\nrunner_argument = [\"--memory=1GiB\"]",
+                "--runner-argument is for the runner that the worker starts, and --runner names one that runs already; leave one of them out",
             ),
         ] {
             let found = of_file(text).expect_err(text).to_string();

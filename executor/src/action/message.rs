@@ -25,6 +25,8 @@ pub struct CheckedAction {
     pub platform: Option<reapi::Platform>,
 }
 
+const NANOS_PER_SECOND: i32 = 1_000_000_000;
+
 impl CheckedAction {
     /// Decodes and checks an Action. `rule` is like the digest of the action itself.
     pub fn decode(rule: DigestRule, message: Bytes) -> Result<Self, ActionFault> {
@@ -35,6 +37,8 @@ impl CheckedAction {
         let timeout = match message.timeout {
             // Zero seconds is what clients send that have no timeout.
             None => None,
+            // The library would carry it over: such a message is not one that others read the same way.
+            Some(timeout) if !(0..NANOS_PER_SECOND).contains(&timeout.nanos) => return Err(ActionFault::Timeout),
             Some(timeout) => {
                 Some(Duration::try_from(timeout).map_err(|_| ActionFault::Timeout)?).filter(|length| !length.is_zero())
             }
@@ -73,6 +77,8 @@ mod tests {
             (3, 500_000_000, Ok(Some(Duration::from_millis(3500)))),
             (-1, 0, Err(ActionFault::Timeout)),
             (0, -1, Err(ActionFault::Timeout)),
+            (1, 1_000_000_000, Err(ActionFault::Timeout)),
+            (i64::MIN, 0, Err(ActionFault::Timeout)),
         ] {
             let found = decode(&action(Some(prost_types::Duration { seconds, nanos }))).map(|action| action.timeout);
             assert_eq!(found, expected, "{seconds} {nanos}");

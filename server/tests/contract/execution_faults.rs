@@ -90,14 +90,12 @@ async fn a_worker_that_is_told_to_end_finishes_what_it_runs() {
 /// in afterwards.
 #[tokio::test]
 async fn j47_after_a_restart_of_the_server_clients_can_finish() {
-    let mut options = executing(&QUICK);
-    let server_folder = tempfile::tempdir().expect("a folder");
-    // Clients and workers come back to where they were.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-    options.environment.push(("CASK_LISTEN", format!("127.0.0.1:{port}")));
-    let mut server = Server::over(server_folder.path().join("store"), options);
-    server.start_again();
-    let _worker = Worker::start(&server, &named("w1"));
+    let folder = tempfile::tempdir().expect("a folder");
+    // By a name that the next process has too: the worker comes back to it.
+    let socket = format!("unix:{}", folder.path().join("socket").display());
+    let listen: &'static str = Box::leak(socket.clone().into_boxed_str());
+    let mut server = Server::start(executing(&[&QUICK[..], &["--listen", listen]].concat()));
+    let _worker = Worker::start(&server, &WorkerOptions { server: Some(socket), ..named("w1") });
     let cache = Cache::connect(&server).await;
     let mut running = shell("echo running; sleep 2; echo done").begin(&cache).await;
     assert_eq!(running.first_line(&cache).await, "running");

@@ -19,6 +19,8 @@ const READY: &str = "cask: worker ";
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerOptions {
     pub(crate) name: String,
+    /// Where the server is, if not at its first address.
+    pub(crate) server: Option<String>,
     pub(crate) instance: String,
     /// Actions at once.
     pub(crate) concurrency: u32,
@@ -30,7 +32,14 @@ pub(crate) struct WorkerOptions {
 
 impl Default for WorkerOptions {
     fn default() -> Self {
-        Self { name: "w1".to_owned(), instance: String::new(), concurrency: 1, platform: Vec::new(), flags: Vec::new() }
+        Self {
+            name: "w1".to_owned(),
+            server: None,
+            instance: String::new(),
+            concurrency: 1,
+            platform: Vec::new(),
+            flags: Vec::new(),
+        }
     }
 }
 
@@ -49,7 +58,8 @@ impl Worker {
         let passable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), passable).expect("its mode");
         let mut command = Command::new(env!("CARGO_BIN_EXE_cask"));
-        command.args(["worker", "--server", &format!("grpc://{}", server.address()), "--name", &options.name]);
+        let address = options.server.clone().unwrap_or_else(|| format!("grpc://{}", server.address()));
+        command.args(["worker", "--server", &address, "--name", &options.name]);
         command.args(["--concurrency", &options.concurrency.to_string(), "--instance", &options.instance]);
         command.arg("--dir").arg(folder.path().join("worker"));
         for property in &options.platform {

@@ -96,11 +96,12 @@ async fn a_folder_goes_up_in_canonical_form_and_only_what_is_missing() {
     assert_eq!(InputTree::read(other.path()).expect("read").root(), tree.root());
 }
 
+type Case<'a> = (&'a str, &'a dyn Fn(&Path), fn(&TreeError) -> bool);
+
 #[test]
 fn what_the_api_has_no_place_for_is_named() {
     use std::os::unix::ffi::OsStrExt as _;
     let not_text = std::ffi::OsStr::from_bytes(b"caf\xe9");
-    type Case<'a> = (&'a str, &'a dyn Fn(&Path), fn(&TreeError) -> bool);
     let cases: [Case<'_>; 4] = [
         ("a name that is not text", &|root| fs::write(root.join(not_text), "").expect("written"), |error| {
             matches!(error, TreeError::NotText { .. })

@@ -32,6 +32,7 @@ struct CommandLine {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 enum Verb {
     Serve(serve::ServeArguments),
     Upload(upload::UploadArguments),

@@ -179,7 +179,7 @@ async fn follow(
     let mut ticks = tokio::time::interval(STATUS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut response: Option<ExecuteResponse> = None;
-    let mut cancelling: Option<Pin<Box<dyn Future<Output = Result<(), ClientError>>>>> = None;
+    let mut cancelling: Option<Cancelling> = None;
     let mut is_cancelled = false;
     let log_end = tokio::time::sleep(Duration::ZERO);
     tokio::pin!(log_end);
@@ -220,14 +220,19 @@ async fn follow(
             _ = ticks.tick() => view.status.show(),
         }
         // Before there is a name nothing can be cancelled; it comes at once.
-        if view.interrupted.is_some() && !is_cancelled && response.is_none() {
-            if let Some(cancel) = execution.cancel() {
-                cancelling = Some(Box::pin(cancel));
-                is_cancelled = true;
-            }
+        if view.interrupted.is_some()
+            && !is_cancelled
+            && response.is_none()
+            && let Some(cancel) = execution.cancel()
+        {
+            cancelling = Some(Box::pin(cancel));
+            is_cancelled = true;
         }
     }
 }
+
+/// A cancellation on its way.
+type Cancelling = Pin<Box<dyn Future<Output = Result<(), ClientError>>>>;
 
 async fn either(interrupt: &mut Signal, terminate: &mut Signal) -> SignalKind {
     tokio::select! {
@@ -363,6 +368,7 @@ impl AsyncWrite for Output {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn cannot_print(error: std::io::Error) -> Failure {
     Failure::Run(format!("cannot print: {error}"))
 }

@@ -89,6 +89,7 @@ async fn work(config: WorkerConfig) -> Result<(), Failure> {
 }
 
 fn options(config: &WorkerConfig) -> Result<WorkerOptions, Failure> {
+    #[expect(clippy::single_match_else, reason = "two ways to a runner, of which one is longer")]
     let runner = match &config.runner {
         Some(address) => RunnerSource::Address(address.clone()),
         None => {

@@ -411,6 +411,7 @@ mod tests {
             leases: Mutex::default(),
             expires: Mutex::new(Instant::now()),
             news: Notify::new(),
+            superseded: Notify::new(),
             commands,
         };
         session.leases.lock().adopt("lease".to_owned());

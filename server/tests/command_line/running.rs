@@ -92,8 +92,8 @@ fn a_command_runs_as_if_it_ran_here() {
     let read = |name: &str| std::fs::read_to_string(farm.path(name)).expect(name);
     assert_eq!((read("out/src/made/deep/x"), read("out/beside")), ("x\n".to_owned(), "red\n".to_owned()));
     assert_eq!(std::fs::read_link(farm.path("out/src/link")).expect("a link"), Path::new("one"));
-    use std::os::unix::fs::PermissionsExt as _;
-    let mode = std::fs::metadata(farm.path("out/src/made/deep/x")).expect("there").permissions().mode();
+    let mode = std::fs::metadata(farm.path("out/src/made/deep/x")).expect("there").permissions();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&mode);
     assert_eq!(mode & 0o100, 0o100);
 }
 
@@ -203,10 +203,9 @@ fn an_action_in_the_cache_is_executed_by_its_digest() {
 fn action_of_made() -> Vec<u8> {
     use bazel_remote_apis::build::bazel::remote::execution::v2::{Action, Command, Digest};
     use prost::Message as _;
-    use sha2::Digest as _;
     let digest_of = |bytes: &[u8]| {
-        let hash = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        Digest { hash, size_bytes: bytes.len() as i64 }
+        let digest = cask_index::Hasher::digest(cask_index::DigestFunction::Sha256, bytes);
+        Digest { hash: digest.hash_hex(), size_bytes: bytes.len() as i64 }
     };
     let arguments = ["/bin/sh", "-c", "echo made > out"].map(str::to_owned).to_vec();
     let command = Command { arguments, output_paths: vec!["out".to_owned()], ..Command::default() };

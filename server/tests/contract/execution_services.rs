@@ -502,7 +502,7 @@ async fn operations_are_got_waited_for_cancelled_and_deleted() {
         operations(&cache)
             .get_operation(GetOperationRequest { name: name.to_owned() })
             .await
-            .map(|got| got.into_inner())
+            .map(tonic::Response::into_inner)
     };
     let got = get(&name).await.expect("GetOperation");
     check_form(&got);
@@ -633,7 +633,7 @@ async fn a_worker_that_comes_back_goes_on() {
     drop(worker);
     let back = cask_proto::workers::Hello { held_lease_ids: vec![lease.clone()], ..hello("w") };
     let (mut worker, welcome) = ScriptedWorker::join(&cache.channel, back).await;
-    assert_eq!(welcome.kept_lease_ids, [lease.clone()]);
+    assert_eq!(welcome.kept_lease_ids, std::slice::from_ref(&lease));
     worker.finish(&lease, exited(0)).await;
     worker.acknowledged(&lease).await;
     assert_eq!(code_of(&running.response().await), Code::Ok);
@@ -784,7 +784,7 @@ async fn a_restart_loses_nothing() {
 
     let back = cask_proto::workers::Hello { held_lease_ids: vec![lease.clone()], ..hello("w") };
     let (mut worker, welcome) = ScriptedWorker::join(&cache.channel, back).await;
-    assert_eq!(welcome.kept_lease_ids, [lease.clone()], "the worker has run it all the time");
+    assert_eq!(welcome.kept_lease_ids, std::slice::from_ref(&lease), "the worker has run it all the time");
     worker.finish(&lease, exited(0)).await;
     worker.acknowledged(&lease).await;
     let assignment = worker.assignment().await;
@@ -817,7 +817,7 @@ async fn a_drain_lets_workers_and_waiting_clients_go_at_once() {
     let again = wait(&cache, &running.name).await.expect("WaitExecution");
     let back = cask_proto::workers::Hello { held_lease_ids: vec![lease.clone()], ..hello("w") };
     let (worker, welcome) = ScriptedWorker::join(&cache.channel, back).await;
-    assert_eq!(welcome.kept_lease_ids, [lease.clone()]);
+    assert_eq!(welcome.kept_lease_ids, std::slice::from_ref(&lease));
     worker.finish(&lease, exited(0)).await;
     assert_eq!(code_of(&again.response().await), Code::Ok);
 }

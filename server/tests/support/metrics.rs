@@ -31,6 +31,13 @@ impl Metrics {
         self.get(name) as u64
     }
 
+    /// Calls of a gRPC method, however they ended.
+    pub(crate) fn calls(&self, method: &str) -> f64 {
+        let label = format!("method=\"{method}\"");
+        let calls = self.0.iter().filter(|(name, _)| name.starts_with("cask_grpc_requests_total{"));
+        calls.filter(|(name, _)| name.contains(&label)).map(|(_, value)| value).sum()
+    }
+
     /// gRPC calls whose clients gave them up.
     pub(crate) fn cancelled_calls(&self) -> f64 {
         let calls = self.0.iter().filter(|(name, _)| name.starts_with("cask_grpc_requests_total{"));

@@ -206,6 +206,14 @@ impl Farm {
         self.listen(&mut self.shared.state.lock(), operation)
     }
 
+    /// How an operation stands, for somebody who wants it to go on. See [`Scheduler::ask_after`].
+    pub fn ask_after(&self, operation: OperationId) -> Option<OperationView> {
+        self.call(|scheduler, now| {
+            scheduler.ask_after(now, operation);
+            scheduler.operation(operation)
+        })
+    }
+
     /// How an operation stands.
     pub fn operation(&self, operation: OperationId) -> Option<OperationView> {
         self.shared.state.lock().scheduler.operation(operation)

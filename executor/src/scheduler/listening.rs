@@ -10,7 +10,7 @@ use super::task::State;
 use super::{Effect, JournalSlot, Now, OperationId, OperationView, Scheduler, Stage, TaskView, UnknownOperation};
 
 impl Scheduler {
-    /// Somebody listens to an operation. One that nobody listens to for long enough is cancelled while it is queued.
+    /// Somebody listens to an operation. One that nobody listens to or asks after for long enough is given up while it is queued.
     pub fn attach(&mut self, operation: OperationId) -> Result<(), UnknownOperation> {
         let operation = self.operations.get_mut(operation).ok_or(UnknownOperation)?;
         operation.listeners += 1;
@@ -30,6 +30,13 @@ impl Scheduler {
             operation.listeners -= 1;
             let slot = operation.task;
             self.unlisten(now, slot, 1);
+        }
+    }
+
+    /// Somebody who does not listen asks how an operation stands: as good a sign that it is wanted.
+    pub fn ask_after(&mut self, now: &Now, operation: OperationId) {
+        if let Some(operation) = self.operations.get(operation) {
+            self.tasks.get_mut(operation.task.0).unheard_since = now.monotonic;
         }
     }
 

@@ -22,7 +22,7 @@ pub struct Options {
     pub restart_grace: Duration,
     /// How long a task may wait when no worker that could run it is there; then `FAILED_PRECONDITION`.
     pub no_worker_patience: Duration,
-    /// How long a queued task goes on when nobody listens to any of its operations.
+    /// How long a queued task goes on when nobody listens to any of its operations, nor asks after one.
     pub abandoned_after: Duration,
     /// How long finished operations are remembered.
     pub finished_retention: Duration,

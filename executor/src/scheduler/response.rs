@@ -18,10 +18,10 @@ pub(super) fn cancelled() -> reapi::ExecuteResponse {
     response(Code::Cancelled, "the operation was cancelled".to_owned())
 }
 
-/// Nobody wanted to know.
+/// Nobody wanted to know. Whoever does all the same may try again: CANCELLED is for what somebody wanted to end.
 pub(super) fn abandoned(patience: Duration) -> reapi::ExecuteResponse {
     let message = format!("the action waited in the queue, and nobody listened for {} s", patience.as_secs());
-    response(Code::Cancelled, message)
+    response(Code::Unavailable, message)
 }
 
 /// Workers had it, and none came to its end. Passes, perhaps: another call tries again.

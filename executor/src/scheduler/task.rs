@@ -35,7 +35,7 @@ pub(super) struct Task {
     pub(super) operations: Vec<OperationId>,
     /// Streams that listen to any of them.
     pub(super) listeners: u32,
-    /// Since when there are none.
+    /// Since when there are none, and nobody asked.
     pub(super) unheard_since: Duration,
     pub(super) state: State,
 }

@@ -440,9 +440,26 @@ fn a_queued_task_that_nobody_listens_to_is_given_up_and_a_running_one_is_not() {
     assert_eq!(farm.scheduler.counts().queued, 3);
     farm.pass(seconds(2));
     assert_eq!(farm.scheduler.counts().queued, 1);
-    assert_eq!(farm.outcome(unheard).1, CANCELLED);
+    // Not CANCELLED, which nobody asked for.
+    assert!(matches!(farm.stage(unheard), Stage::Completed(it) if it.status.as_ref().unwrap().code == UNAVAILABLE));
     assert!(matches!(farm.stage(heard), Stage::Queued));
     assert_eq!(farm.scheduler.counts().leased, 1);
+}
+
+/// Clients that poll instead of listening lost what they waited for.
+#[test]
+fn a_queued_task_that_is_asked_after_now_and_then_waits_on() {
+    let mut farm = Farm::new(Options { no_worker_patience: seconds(10_000), ..Options::default() });
+    let (asked, unasked) = (farm.execute(submission(1)), farm.execute(submission(2)));
+    for _ in 0..10 {
+        farm.scheduler.ask_after(&farm.now, asked);
+        farm.pass(seconds(80));
+    }
+    assert!(matches!(farm.stage(asked), Stage::Queued));
+    assert!(matches!(farm.stage(unasked), Stage::Completed(_)));
+    farm.scheduler.ask_after(&farm.now, unasked);
+    farm.pass(seconds(300));
+    assert_eq!(farm.scheduler.counts().queued, 0, "nor for ever");
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn refusal(name: &str, error: ChangeError) -> Status {
 impl OperationsService {
     async fn state(&self, name: &str) -> Result<Operation, Status> {
         let farm = self.execution.farm()?;
-        let view = farm.operation(find(farm, name)?).ok_or_else(|| unknown(name))?;
+        let view = farm.ask_after(find(farm, name)?).ok_or_else(|| unknown(name))?;
         Ok(operation::message(self.execution.cache(), view, &InlineOptions::default()).await)
     }
 }

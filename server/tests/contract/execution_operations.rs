@@ -223,21 +223,19 @@ async fn j42_what_nobody_listens_to_any_more_is_not_run() {
     let mut call = Call::execute(&cache, &action).await.expect("Execute");
     let name = call.name().await;
     drop(call);
-    // This one waits without being attached to its stream.
-    let end = wait_operation_to_the_end(&cache, &name).await;
-    assert_eq!(status_of(&end.response().expect("a response")).0, Code::Cancelled);
-    cancel_operation(&cache, &blocker.name().await).await.expect("CancelOperation");
-}
-
-async fn wait_operation_to_the_end(cache: &Cache, name: &str) -> Seen {
-    loop {
-        // May return early.
-        let seen = get_operation(cache, name).await.expect("GetOperation");
-        if seen.operation.done {
-            return seen;
-        }
+    // Who lists operations looks on; who asks after one by name wants it.
+    while list_operations(&cache, "", 0, "")
+        .await
+        .expect("ListOperations")
+        .operations
+        .iter()
+        .any(|it| it.name == name && !it.done)
+    {
         tokio::task::yield_now().await;
     }
+    let end = get_operation(&cache, &name).await.expect("GetOperation");
+    assert_eq!(status_of(&end.response().expect("a response")).0, Code::Unavailable);
+    cancel_operation(&cache, &blocker.name().await).await.expect("CancelOperation");
 }
 
 #[tokio::test]

@@ -88,9 +88,7 @@ impl World {
                 assert!(text.starts_with(&action.hash), "the result of another action: {text} for {}", action.hash);
             }
             (CANCELLED, _) if op.was_cancelled => {}
-            (CANCELLED, Some(_)) => {
-                assert!(text.contains("nobody listened") && op.listeners == 0, "{text}");
-            }
+            (UNAVAILABLE, Some(_)) if text.contains("nobody listened") => assert_eq!(op.listeners, 0, "{text}"),
             (UNAVAILABLE, Some((slot, _))) => assert!(slot.record.attempt >= options.attempts_max, "{slot:?}"),
             (FAILED_PRECONDITION, Some((slot, _))) => {
                 let since = slot.deserted_at.expect("no worker is there").max(slot.queued_at);

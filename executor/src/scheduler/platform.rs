@@ -118,6 +118,8 @@ struct Kind {
     present: usize,
     /// Since when there are none.
     deserted_at: Option<Duration>,
+    /// That nobody can run its tasks was said.
+    is_complained_of: bool,
 }
 
 #[derive(Debug)]
@@ -173,6 +175,7 @@ impl Platforms {
             shapes: shapes.clone(),
             present,
             deserted_at: (present == 0).then_some(now),
+            is_complained_of: false,
         };
         let kind = KindIndex(self.kinds.insert(kind));
         for shape in shapes {
@@ -266,6 +269,12 @@ impl Platforms {
         self.kinds.find(kind.0)?.deserted_at
     }
 
+    /// True once a kind, if no worker is there that could run its tasks.
+    pub(super) fn is_to_be_complained_of(&mut self, kind: KindIndex) -> bool {
+        let kind = self.kinds.get_mut(kind.0);
+        kind.deserted_at.is_some() && !std::mem::replace(&mut kind.is_complained_of, true)
+    }
+
     pub(super) fn requirements(&self, kind: KindIndex) -> &Requirements {
         &self.kinds.get(kind.0).requirements
     }
@@ -343,6 +352,22 @@ mod tests {
             let requirements = Requirements::of(platform(asked));
             assert_eq!(Offer::of(&platforms).fits(&requirements), *fits, "{asked:?} on {offered:?}");
         }
+    }
+
+    #[test]
+    fn a_kind_that_nobody_can_run_is_complained_of_once_and_others_never() {
+        let now = Duration::from_secs(5);
+        let mut platforms = Platforms::new();
+        let shape = platforms.add_worker(Offer::of(&[platform(&["OSFamily=linux"])]));
+        platforms.set_present(now, shape, true);
+        let fits = platforms.add_task(now, Requirements::of(platform(&["OSFamily=linux"])));
+        let slip = platforms.add_task(now, Requirements::of(platform(&["OSFamily=Linux"])));
+        for is_first in [true, false] {
+            assert!(!platforms.is_to_be_complained_of(fits));
+            assert_eq!(platforms.is_to_be_complained_of(slip), is_first);
+        }
+        platforms.set_present(now, shape, false);
+        assert!(platforms.is_to_be_complained_of(fits), "nobody is there any more");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::deadlines::Matter;
 use super::merge::MergeKey;
 use super::operation::{Operation, PER_TASK_MAX};
-use super::platform::Requirements;
+use super::platform::{KindIndex, Requirements};
 use super::pool::PoolIndex;
 use super::queue::InvocationIndex;
 use super::task::{Metadata, State, Task, Wanted};
@@ -74,8 +74,24 @@ impl Scheduler {
         } else {
             self.wait(now.monotonic, slot);
             self.journal(slot);
+            self.complain(pool_index, kind);
         }
         Ok(operation)
+    }
+
+    /// A platform that no worker has is more often a slip than a worker that is on its way, and the client hears of it only when
+    /// the patience is over.
+    fn complain(&mut self, pool: PoolIndex, kind: KindIndex) {
+        let pool = self.pools.get_mut(pool);
+        if pool.platforms.is_to_be_complained_of(kind) {
+            tracing::warn!(
+                event = "queue.no_worker_fits",
+                instance = %pool.name,
+                platform = %pool.platforms.requirements(kind),
+                workers = self.registry.connected(),
+                "an action waits that no worker that is there could run"
+            );
+        }
     }
 
     /// An operation that is finished from the start: its result was in the action cache. It is not in the journal: whoever

@@ -35,6 +35,11 @@ class Worker:
         )
         return self
 
+    def complaints(self):
+        """What the worker and its runner logged as a warning or worse."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return [line for line in lines if re.match(r"\S+Z\s+(WARN|ERROR) ", line)]
+
     def runs(self):
         return self.process is not None and self.process.poll() is None
 

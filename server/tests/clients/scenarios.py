@@ -37,7 +37,7 @@ class Stage:
     workers: list = dataclasses.field(default_factory=list)
     # What else to show of a scenario that failed: whose words, and the file they are in.
     logs: dict = dataclasses.field(default_factory=dict)
-    # Parts of warnings that the server may log here, because the scenario does what deserves one.
+    # Parts of warnings that may be logged here, because the scenario does what deserves one.
     tolerated: list = dataclasses.field(default_factory=list)
 
     def says(self, text):
@@ -52,7 +52,11 @@ class Stage:
         return worker.start()
 
     def complaints(self):
-        return [line for line in self.server.complaints() if not any(part in line for part in self.tolerated)]
+        """Warnings of the server and of its workers, but for the tolerated ones."""
+        found = self.server.complaints()
+        for worker in self.workers:
+            found += [f"{worker.name}: {line}" for line in worker.complaints()]
+        return [line for line in found if not any(part in line for part in self.tolerated)]
 
 
 def executes(*flags):
@@ -140,7 +144,7 @@ def _play(options, scratch, client, title, scenario):
                 worker.drain()
         complaints = stage.complaints()
         if complaints:
-            raise Failure("the server complained:\n    " + "\n    ".join(complaints[:10]))
+            raise Failure("there are complaints:\n    " + "\n    ".join(complaints[:10]))
         server.drain()
     except (Failure, OSError) as failure:
         problem = failure

@@ -270,6 +270,7 @@ async fn addresses_that_cannot_be_a_cache_s_are_refused_with_a_reason() {
     for (endpoint, reason) in [
         ("grpcs://cache:443", "TLS is not supported yet"),
         ("https://cache", "TLS is not supported yet"),
+        ("unix:socket", "the path of a socket is absolute"),
         ("ftp://cache", "it begins with neither grpc:// nor http://"),
         ("grpc://", ""),
         ("a b", ""),

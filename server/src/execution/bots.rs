@@ -394,6 +394,7 @@ mod tests {
         rpc::Status { code: code as i32, message: "why".to_owned(), details: Vec::new() }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "a lease's result is optional")]
     fn result(exit_code: i32) -> Option<Any> {
         let result = ActionResult { exit_code, ..ActionResult::default() };
         Some(Any { type_url: "x/ActionResult".to_owned(), value: result.encode_to_vec() })

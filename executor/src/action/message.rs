@@ -25,7 +25,7 @@ pub struct CheckedAction {
     pub platform: Option<reapi::Platform>,
 }
 
-const NANOS_PER_SECOND: i32 = 1_000_000_000;
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
 impl CheckedAction {
     /// Decodes and checks an Action. `rule` is like the digest of the action itself.
@@ -37,10 +37,14 @@ impl CheckedAction {
         let timeout = match message.timeout {
             // Zero seconds is what clients send that have no timeout.
             None => None,
-            // The library would carry it over: such a message is not one that others read the same way.
-            Some(timeout) if !(0..NANOS_PER_SECOND).contains(&timeout.nanos) => return Err(ActionFault::Timeout),
+            // By hand: the library carries nanoseconds over, and cannot negate the least number.
             Some(timeout) => {
-                Some(Duration::try_from(timeout).map_err(|_| ActionFault::Timeout)?).filter(|length| !length.is_zero())
+                let seconds = u64::try_from(timeout.seconds).map_err(|_| ActionFault::Timeout)?;
+                let nanos = u32::try_from(timeout.nanos).map_err(|_| ActionFault::Timeout)?;
+                if nanos >= NANOS_PER_SECOND {
+                    return Err(ActionFault::Timeout);
+                }
+                Some(Duration::new(seconds, nanos)).filter(|length| !length.is_zero())
             }
         };
         Ok(Self {

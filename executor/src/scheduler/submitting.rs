@@ -84,7 +84,8 @@ impl Scheduler {
     fn complain(&mut self, pool: PoolIndex, kind: KindIndex) {
         let pool = self.pools.get_mut(pool);
         if pool.platforms.is_to_be_complained_of(kind) {
-            tracing::warn!(
+            // Not a warning: it may be on its way.
+            tracing::info!(
                 event = "queue.no_worker_fits",
                 instance = %pool.name,
                 platform = %pool.platforms.requirements(kind),
